@@ -139,6 +139,8 @@ def _engine(config: WorkerConfig, control: Link) -> Built:
     def progress(what: str, done: int, total: int) -> None:
         control.send(Progress(what, done, total))
 
+    if config.again:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # calls wait, and need the files of before
     loopback = config.engine == "loopback"
     files = None
     if not (loopback and config.codec == "loopback"):

@@ -88,7 +88,12 @@ class CallManager(CallRegistry):
     @property
     def ready(self) -> bool:
         """Whether a new call would get a slot now."""
-        return self.accepting and self._workers_ready() and self._admission.free_slots > 0
+        return self.takes_calls and self._admission.free_slots > 0
+
+    @property
+    def takes_calls(self) -> bool:
+        """Whether a new call would get a slot now if one was free."""
+        return self.accepting and self._workers_ready()
 
     @property
     def resumes(self) -> bool:

@@ -6,7 +6,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Response, WebSocket
 from fastapi.openapi.utils import get_openapi
@@ -68,8 +68,9 @@ def build_health_router(manager: CallManager, metrics: Callable[[], Iterable[Fam
         return {"status": "alive"}
 
     @router.get("/readyz", response_model=api.ReadyAnswer, responses={503: {"model": api.ReadyAnswer}})
-    async def readyz(response: Response) -> dict[str, object]:
-        if not manager.ready:
+    async def readyz(response: Response, full: Literal["ready"] | None = None) -> dict[str, object]:
+        """Say 503 when a new call would get no slot; with `?full=ready` not if that is only since all are taken."""
+        if not (manager.takes_calls if full else manager.ready):
             response.status_code = 503
         return {
             "ready": manager.ready,

@@ -16,7 +16,6 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from app.config import NAMES, Settings
-from app.server.serve import EXIT_SETTINGS
 
 ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy"
@@ -160,11 +159,12 @@ def test_systemd_finds_no_fault(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_systemd_is_notified_and_watches_the_service() -> None:
+def test_systemd_is_notified_watches_and_starts_the_service_again_for_ever() -> None:
     said = dict(unit())
     assert (said["Type"], said["NotifyAccess"], said["KillMode"]) == ("notify", "main", "mixed")
     assert said["WatchdogSec"] == "3min"
-    assert said["RestartPreventExitStatus"] == str(EXIT_SETTINGS)
+    assert (said["Restart"], said["StartLimitIntervalSec"]) == ("on-failure", "0")
+    assert "RestartPreventExitStatus" not in said
 
 
 def test_systemd_leaves_mlx_what_it_needs() -> None:
@@ -279,8 +279,9 @@ def test_compose_runs_the_images_on_this_machine_alone_and_gives_calls_time_to_e
         assert (DEPLOY / build["context"] / build["dockerfile"]).resolve() in DOCKERFILES
         assert service["volumes"] == [f"state:{STATE}"]
         assert (service["ports"], environment["HOST"]) == ([f"127.0.0.1:5001:{environment['PORT']}"], "0.0.0.0")
-    for service in services.values():
         assert seconds(service["stop_grace_period"]) > LONGEST_CALL_S
+        assert service["depends_on"] == {"tunnel": {"condition": "service_started", "required": False}}
+    for service in services.values():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
         assert service["cap_drop"] == ["ALL"]
         assert "no-new-privileges:true" in service["security_opt"]

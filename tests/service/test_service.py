@@ -147,6 +147,7 @@ async def test_the_service_is_alive_and_ready_until_its_slots_are_taken(served: 
     for _ in range(MAX_CALLS):
         await served.phone.ring(new_call_sid())
     assert (await http.get("/readyz")).status_code == 503
+    assert (await http.get("/readyz?full=ready")).status_code == 200, "for whom a node that is full has started"
     assert (await http.get("/healthz")).status_code == 200
 
 

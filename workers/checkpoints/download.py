@@ -1,5 +1,6 @@
 """Checkpoints from Hugging Face: only the files that are needed, with progress in bytes."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
 from huggingface_hub.errors import HTTPError as NetworkError  # type: ignore[attr-defined]
@@ -27,41 +29,58 @@ from workers.checkpoints.files import (
 )
 from workers.checkpoints.voices import voices_wanted
 
+log = logging.getLogger(__name__)
+
 
 def fetch(repo: str, progress: ReportProgress, quantize: int | None = None, setting: str = SETTING) -> Path:
     """Return the folder in Hugging Face's cache that holds the checkpoint, downloading what is missing.
 
-    Without a network, what an earlier start has downloaded is used. Raises CheckpointError.
+    When Hugging Face cannot be reached, or answers with an error, what an earlier start has downloaded is used, if it
+    is whole. Raises CheckpointError.
     """
-    return _explain(setting, repo, lambda: _download(repo, progress, quantize, setting))
+
+    def is_whole(folder: Path) -> bool:
+        present = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
+        config = read_config(folder / CONFIG if CONFIG in present else None, setting)
+        return not missing_of(names_wanted(config, present, quantize), present)
+
+    return _explain(setting, repo, lambda: _download(repo, progress, quantize, setting), is_whole)
 
 
 def fetch_lora(repo: str, progress: ReportProgress) -> Path:
     """Return the folder in Hugging Face's cache that holds a LoRA and its config, as `fetch` does."""
-    return _explain("MOSHI_LORA", repo, lambda: _download_lora(repo, progress))
+    return _explain("MOSHI_LORA", repo, lambda: _download_lora(repo, progress), lambda folder: (folder / LORA).exists())
 
 
-def _explain(name: str, repo: str, download: Callable[[], Path]) -> Path:
-    """Return what `download` returns; for the setting `name`. Raises CheckpointError with what to do."""
-    setting = f"{name}=hf://{repo}"
+def _explain(name: str, repo: str, download: Callable[[], Path], is_whole: Callable[[Path], bool]) -> Path:
+    """Return what `download` returns, or what was downloaded earlier; for the setting `name`.
+
+    Raises CheckpointError with what to do.
+    """
     try:
         return download()
-    except GatedRepoError as error:
-        hint = (
-            f"accept its licence at https://huggingface.co/{repo}, then type .venv/bin/hf auth login (or set HF_TOKEN)"
-        )
-        raise CheckpointError(f"{setting}: gated; {hint}") from error
-    except RepositoryNotFoundError as error:
-        raise CheckpointError(f"{setting}: no such repository (or a private one: set HF_TOKEN)") from error
     except HFValidationError as error:
         raise _no_name(repo, name) from error
-    except HfHubHTTPError as error:
-        raise CheckpointError(f"{setting}: Hugging Face answered with an error ({_line(error)}); try again") from error
-    except (NetworkError, OSError) as error:
-        if folder := cached(repo, name):
+    except (HfHubHTTPError, NetworkError, OSError) as error:
+        reason = _reason(error, repo)
+        if (folder := cached(repo, name)) and is_whole(folder):
+            if not isinstance(error, OfflineModeIsEnabled):
+                log.warning("%s=hf://%s: %s; what was downloaded earlier is used", name, repo, reason)
             return folder
-        hint = "check the network, or name a folder that holds it"
-        raise CheckpointError(f"{setting}: cannot be reached ({_line(error)}); {hint}") from error
+        raise CheckpointError(f"{name}=hf://{repo}: {reason}") from error
+
+
+def _reason(error: Exception, repo: str) -> str:
+    match error:
+        case GatedRepoError():
+            licence = f"accept its licence at https://huggingface.co/{repo}"
+            return f"gated; {licence}, then type .venv/bin/hf auth login (or set HF_TOKEN)"
+        case RepositoryNotFoundError():
+            return "no such repository (or a private one: set HF_TOKEN)"
+        case HfHubHTTPError():
+            return f"Hugging Face answered with an error ({_line(error)}); try again"
+        case _:
+            return f"cannot be reached ({_line(error)}); check the network, or name a folder that holds it"
 
 
 def cached(repo: str, name: str = SETTING) -> Path | None:

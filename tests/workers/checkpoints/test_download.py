@@ -111,6 +111,19 @@ def test_what_is_there_is_not_fetched_again_and_serves_without_a_network(
     assert hub.fetched == []
 
 
+ANSWERS = [(500, ""), (503, ""), (429, ""), (401, ""), (403, "GatedRepo"), (404, "RepoNotFound")]
+
+
+@pytest.mark.parametrize("error", ANSWERS, ids=str)
+def test_what_is_there_serves_whatever_the_hub_answers_if_it_is_whole(hub: type[Hub], error: tuple[int, str]) -> None:
+    first = locate(f"hf://{REPO}", Path("unused"), silent)
+    hub.error = error
+    assert locate(f"hf://{REPO}", Path("unused"), silent) == first
+    first.mimi.unlink()
+    with pytest.raises(CheckpointError, match=rf"^MOSHI_CHECKPOINT=hf://{REPO}: (?!.*is missing)"):
+        locate(f"hf://{REPO}", Path("unused"), silent)
+
+
 @pytest.mark.parametrize("setting", ["MOSHI_CHECKPOINT", "MOSHI_LORA"])
 @pytest.mark.parametrize(
     ("error", "listed", "advice"),
