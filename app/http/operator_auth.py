@@ -47,10 +47,10 @@ class OperatorAuth:
             raise HTTPException(403, "not for pages of other sites")
 
     def is_operator(self, connection: HTTPConnection) -> bool:
-        given = connection.headers.get("authorization", "")
-        if self._token and given:
-            scheme, _, token = given.partition(" ")
-            return scheme == "Bearer" and self._is_token(token)
+        """Tell whether an operator asks; credentials of another scheme are for a proxy before the service."""
+        scheme, _, token = connection.headers.get("authorization", "").partition(" ")
+        if self._token and scheme.lower() == "bearer":
+            return self._is_token(token)
         return is_own_page(connection) and (self.is_signed_in(connection) or _is_local(connection))
 
     def is_signed_in(self, connection: HTTPConnection) -> bool:
