@@ -47,8 +47,9 @@ class OperatorAuth:
             raise HTTPException(403, "not for pages of other sites")
 
     def is_operator(self, connection: HTTPConnection) -> bool:
-        if self._token and connection.headers.get("authorization"):
-            return is_token(bearer_token(connection), self._token)
+        """Tell whether an operator asks; credentials of another scheme are for a proxy before the service."""
+        if self._token and (given := bearer_token(connection)):
+            return is_token(given, self._token)
         return is_own_page(connection) and (self.is_signed_in(connection) or _is_local(connection))
 
     def is_signed_in(self, connection: HTTPConnection) -> bool:
@@ -72,7 +73,7 @@ class OperatorAuth:
 def bearer_token(connection: HTTPConnection) -> str:
     """Return the token of the Authorization header, "" without one."""
     scheme, _, token = connection.headers.get("authorization", "").partition(" ")
-    return token if scheme == "Bearer" else ""
+    return token if scheme.lower() == "bearer" else ""
 
 
 def is_token(given: str, wanted: str) -> bool:

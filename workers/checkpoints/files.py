@@ -28,6 +28,8 @@ CONFIG = "config.json"
 MODELS = ("model.safetensors", "model.q4.safetensors", "model.q8.safetensors", "consolidated.safetensors")
 MIMI = "tokenizer-e351c8d8-checkpoint125.safetensors"
 TOKENIZER = "tokenizer_spm_32k_3.model"
+FILE_NAMES = ("moshi_name", "mimi_name", "tokenizer_name", "lora_name")
+"""Fields of config.json that name a file."""
 LORA = "lora.safetensors"
 LORA_SCALING = 2.0
 """What moshi-finetune multiplies a LoRA with unless its config says otherwise."""
@@ -142,6 +144,9 @@ def read_config(path: Path | None, setting: str = SETTING) -> dict[str, Any]:
         raise CheckpointError(f"{setting}: {path} {IS_POINTER}")
     if not isinstance(config, dict):
         raise CheckpointError(f"{setting}: {path} is not a JSON object; fetch it anew")
+    for name in FILE_NAMES:
+        if not isinstance(config.get(name), str | None):
+            raise CheckpointError(f"{setting}: {name} in {path} is not the name of a file; fetch it anew")
     return config
 
 

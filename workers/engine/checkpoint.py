@@ -80,7 +80,8 @@ def _quantize_as_file(lm: Lm, wanted: int | None, files: Files, tensors: dict[st
     """
     path, weights = files.model, dict(tree_flatten(lm.parameters()))
     scaled = [name.removesuffix(".scales") for name in tensors if name.endswith(".scales")]
-    layer = next((name for name in scaled if f"{name}.weight" in weights and f"{name}.weight" in tensors), None)
+    known = [name for name in scaled if f"{name}.weight" in weights and f"{name}.weight" in tensors]
+    layer = next((name for name in known if tensors[f"{name}.scales"].shape and tensors[f"{name}.weight"].shape), None)
     if layer is None:
         raise CheckpointError(f"{files.setting}: {path.name} is quantised in an unknown way; fetch it anew")
     width, scales = weights[f"{layer}.weight"].shape[-1], tensors[f"{layer}.scales"].shape[-1]
@@ -106,7 +107,10 @@ def _quantize(lm: Lm, bits: int, group_size: int, predicate: Callable[[str, Modu
 
 def _load_weights(lm: Lm, files: Files) -> None:
     """Load the weights of a file, in MLX's layout or PyTorch's, and its LoRA into the model."""
-    stored = mx.load(str(files.model))
+    try:
+        stored = mx.load(str(files.model))
+    except RuntimeError as error:  # a type of numbers that MLX has not
+        raise CheckpointError(f"{files.setting}: {files.model.name} cannot be loaded ({error})") from error
     assert isinstance(stored, dict)
     weights = mlx_tensors(stored, is_pytorch(stored))
     if files.lora:

@@ -35,7 +35,7 @@ class Part:
 
     def shape(self, whole: Shape) -> Shape:
         """Return the shape of the part; PyTorch's norms are (1, 1, dim), MLX's (dim,)."""
-        return whole[-1:] if self.name.endswith(".alpha") else (whole[0] // self.count, *whole[1:])
+        return whole[-1:] if self.name.endswith(".alpha") else (*(rows // self.count for rows in whole[:1]), *whole[1:])
 
     def extract(self, whole: mx.array) -> mx.array:
         """Return the part. What was stacked is copied, so that the rest of it can be freed."""
@@ -125,7 +125,7 @@ def _projections(name: str, rest: list[str], shape: Shape) -> Iterator[tuple[int
     match rest:
         case ["in_projs" | "out_projs" as projections, index, "weight"] if index.isdecimal():
             yield int(index), f"{projections[:-1]}.weight", Part(name)
-        case ["in_proj_weight"] | ["in_proj" | "out_proj", "weight"]:
+        case ["in_proj_weight"] | ["in_proj" | "out_proj", "weight"] if shape:
             projection = rest[0].removesuffix("_weight")
             rows = shape[-1] * (3 if projection == "in_proj" else 1)
             count = shape[0] // rows if rows and shape[0] % rows == 0 else 1

@@ -9,6 +9,7 @@ takes the most likely token. Text that is to be said takes the place of the text
 import logging
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields, replace
+from math import inf
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -44,7 +45,7 @@ class SamplingSettings:
     padding_bias: float = 0.0
 
     def __post_init__(self) -> None:
-        if min(self.text_temperature, self.audio_temperature) < 0:
+        if not all(0 <= temperature < inf for temperature in (self.text_temperature, self.audio_temperature)):
             raise ValueError("a temperature is 0 or more")
         if min(self.text_top_k, self.audio_top_k) < 1:
             raise ValueError("top_k is 1 or more")

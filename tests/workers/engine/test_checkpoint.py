@@ -3,13 +3,16 @@
 import json
 
 import mlx.core as mx
+import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 from moshi_mlx.models import Lm
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
 
 from tests.workers.conftest import Make
 from tests.workers.engine.small import MID, TINY, build
-from workers.checkpoints.files import CONFIG, CheckpointError, files_in
+from workers.checkpoints.files import CONFIG, FILE_NAMES, CheckpointError, files_in
 from workers.engine.checkpoint import load, sampling_of
 from workers.engine.sampling import SamplingSettings
 
@@ -65,7 +68,10 @@ def test_without_a_config_the_shape_is_that_of_the_tensors(make: Make, bits: int
     assert sampling_of(files) == SamplingSettings()
 
 
-@pytest.mark.parametrize("config", ['{"lm_gen_config": {"top_k": Infinity}}', '{"a": ' + "[" * 100_000])
+@pytest.mark.parametrize(
+    "config",
+    ['{"lm_gen_config": {"top_k": Infinity}}', '{"lm_gen_config": {"temp": NaN}}', '{"a": ' + "[" * 100_000],
+)
 def test_a_config_that_means_nothing_is_refused(make: Make, config: str) -> None:
     files = files_in(make(config=MID), "here")
     assert files.config
@@ -93,7 +99,40 @@ def test_weights_of_another_shape_are_refused(make: Make, bits: int | None) -> N
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("text", "reason"), [("{", r".*config\.json cannot be read"), ("[1]", "not a JSON object")])
+SCALAR = np.zeros((), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "reason"),
+    [
+        ("transformer.layers.0.self_attn.in_proj.weight_scale", SCALAR, "does not fit its config"),
+        ("transformer.layers.0.self_attn.in_proj.weight", SCALAR, "does not fit its config"),
+        ("transformer.layers.0.self_attn.in_proj.scales", SCALAR, "is quantised in an unknown way"),
+        ("out_norm.of_another_type", np.zeros(4), "cannot be loaded"),
+    ],
+)
+@pytest.mark.parametrize("pytorch", [False, True])
+def test_a_tensor_that_is_no_moshis_is_refused_in_one_line(
+    make: Make, name: str, tensor: NDArray[np.floating], reason: str, pytorch: bool
+) -> None:
+    """Other quantisers write scales of no dimension."""
+    folder = make(mx.float32)
+    files = files_in(folder, "here")
+    extra = {"out_norm.alpha": SCALAR} if pytorch else {}
+    save_file({**load_file(files.model), **extra, name: tensor}, files.model)
+    with pytest.raises(CheckpointError, match=rf"MOSHI_CHECKPOINT: model\.safetensors {reason}") as caught:
+        load(files)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", r".*config\.json cannot be read"),
+        ("[1]", "not a JSON object"),
+        *((json.dumps({name: 5}), f"{name} in .* is not the name of a file") for name in FILE_NAMES),
+    ],
+)
 def test_a_config_that_is_no_json_object_is_refused(make: Make, text: str, reason: str) -> None:
     folder = make()
     (folder / CONFIG).write_text(text)

@@ -81,7 +81,9 @@ def test_recent_text_is_scored_down_padding_is_not_but_may_be_biased() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"text_temperature": -1.0}, {"audio_top_k": 0}, {"repetition_penalty": 0.0}], ids=lambda w: next(iter(w))
+    "wrong",
+    [{"text_temperature": -1.0}, {"audio_temperature": float("nan")}, {"audio_top_k": 0}, {"repetition_penalty": 0.0}],
+    ids=lambda wrong: next(iter(wrong)),
 )
 def test_settings_that_mean_nothing_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"temperature|top_k|penalty"):
