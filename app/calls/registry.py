@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import islice
 from operator import itemgetter
 
@@ -86,6 +86,13 @@ class CallRegistry:
     def records(self) -> list[CallRecord]:
         """Return those that have ended in the order of their ends, then those that are on, oldest first."""
         return [*self._ended.values(), *(call.session.record for call in self.calls)]
+
+    def drop_ended(self, call_sids: Collection[str]) -> list[CallSid]:
+        """Drop the records of those of these calls that are over; return which that were."""
+        dropped = [call_sid for call_sid in self._ended if call_sid in call_sids]
+        for call_sid in dropped:
+            del self._ended[call_sid]
+        return dropped
 
     def reject(self, call_sid: CallSid, request: VoiceRequest, detail: str) -> None:
         """Record that a call was hung up on for want of a slot; one that was served keeps its end."""

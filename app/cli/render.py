@@ -64,20 +64,22 @@ def find_tokens(settings: Settings, call: str) -> Path:
 
 
 def _render(settings: Settings, checkpoint: str, call_sid: str, records: NDArray[np.int16], target: Path) -> None:
-    os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o600))
-    try:
+    """Write beside `target`, which is replaced only by a whole call."""
+    if not target.parent.is_dir():
+        raise NotADirectoryError(f"{target}: there is no such folder")
+    with tempfile.TemporaryDirectory(prefix=".render-", dir=target.parent) as folder:
+        part = Path(folder) / target.name
+        os.close(os.open(part, os.O_CREAT | os.O_WRONLY, 0o600))
         with (
             Progress(console=Console(stderr=True), transient=True) as bars,
             _codec(settings, checkpoint, records) as audio,
-            open_audio(target, "w", SAMPLE_RATE_HZ, 2) as sink,
+            open_audio(part, "w", SAMPLE_RATE_HZ, 2) as sink,
         ):
             task = bars.add_task(f"rendering {call_sid}", total=len(records))
             while len(frame := audio.read(FRAME_BYTES)) == FRAME_BYTES:
                 sink.write(np.frombuffer(frame, np.float32).reshape(-1, 2))
                 bars.advance(task)
-    except NotRendered:
-        target.unlink(missing_ok=True)
-        raise
+        part.replace(target)
 
 
 @contextmanager

@@ -70,7 +70,7 @@ class Service:
             on_prompt=lambda answer: self._personas.handle_message(answer),
             on_transcript=self._on_transcript,
         )
-        self._sinks = Sinks(settings, self._act)
+        self._sinks = Sinks(settings, self._act, self._drop_forgotten)
         self._personas = ServicePersonas(settings, self.supervisor.send)
         self.manager = CallManager(
             settings,
@@ -142,6 +142,13 @@ class Service:
 
     def _act(self, call_sid: CallSid, action: Action) -> None:
         carry_out(action, call_sid, self.manager, self.transfers)
+
+    def _drop_forgotten(self, call_sids: set[str]) -> list[CallSid]:
+        """Drop what is in memory of these calls, unless they are on; return which that were."""
+        dropped = self.manager.drop_ended(call_sids)
+        for call_sid in dropped:
+            self.manager.forget(call_sid)
+        return dropped
 
     def _checkpoint(self) -> str:
         return self.supervisor.checkpoint

@@ -1,5 +1,6 @@
 """What the service tells of its calls, and where to: recordings, call log, traces, webhooks."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from functools import partial
@@ -30,11 +31,18 @@ if TYPE_CHECKING:
 class Sinks:
     """Those that the settings ask for, None for the others; `act` carries out what answers of webhooks ask for.
 
-    Raises SettingsError.
+    `drop_forgotten` drops what is in memory of calls that were forgotten, and returns which that were. Raises
+    SettingsError.
     """
 
-    def __init__(self, settings: Settings, act: Callable[[CallSid, Action], None]) -> None:
-        self._log_digits = settings.logging.digits
+    def __init__(
+        self,
+        settings: Settings,
+        act: Callable[[CallSid, Action], None],
+        drop_forgotten: Callable[[set[str]], list[CallSid]],
+    ) -> None:
+        self._log_digits, self._drop_forgotten = settings.logging.digits, drop_forgotten
+        self._forgotten: set[str] = set()
         address, folder = find_address(settings), settings.recording.folder
         account_sid, model, days = settings.twilio.account_sid, model_name(settings), settings.call_log.days
         every_call = settings.recording.calls is RecordCalls.ALL
@@ -49,6 +57,9 @@ class Sinks:
 
     def start(self, stack: AsyncExitStack) -> None:
         """Start what has threads of its own; the end of `stack` stops it."""
+        if self.call_log:
+            call_soon = asyncio.get_running_loop().call_soon_threadsafe
+            self.call_log.on_forgotten = lambda call_sids: call_soon(self._on_forgotten, call_sids)
         for sink in (self.call_log, self.traces, self.recordings):
             if sink:
                 sink.start()
@@ -62,6 +73,13 @@ class Sinks:
                 yield partial(_observe_record, sink.add, sink is self.call_log)
         if self.webhooks:
             yield partial(_observe_for_webhooks, self.webhooks, self._log_digits)
+
+    def _on_forgotten(self, call_sids: set[str]) -> None:
+        """Drop what is in memory of these calls; delete the recordings of those that are new, or that came back."""
+        gone = (call_sids - self._forgotten).union(self._drop_forgotten(call_sids))
+        self._forgotten = call_sids
+        if gone and self.recordings:
+            self.recordings.delete(gone)
 
     def _record(self, call: ActiveCall) -> CallObserver | None:
         if self.recordings:

@@ -116,12 +116,16 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, option: list[st
     assert "Traceback" not in asked.stderr
 
 
-def test_a_checkpoint_that_is_not_there_is_named_and_leaves_no_file(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("former", [None, b"of an earlier render"], ids=["new", "existing"])
+def test_a_checkpoint_that_is_not_there_is_named_and_changes_no_file(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], former: bytes | None
 ) -> None:
     logs(tmp_path, "a", checkpoint=str(tmp_path / "gone"))
-    made = tmp_path / "made.wav"
+    made = tmp_path / "folder" / "made.wav"
+    made.parent.mkdir()
+    if former:
+        made.write_bytes(former)
     asked = CliRunner().invoke(cli, ["render", str(tmp_path / "a.tokens"), "-o", str(made)])
     assert asked.exit_code == 1
     assert "gone" in capfd.readouterr().err
-    assert not made.exists()
+    assert [path.read_bytes() for path in made.parent.iterdir()] == ([former] if former else [])

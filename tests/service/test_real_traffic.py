@@ -173,6 +173,8 @@ async def running(folder: Path, **settings: object) -> AsyncIterator[Running]:
 async def started(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("app.server.listener.PING_EVERY_S", 0.1)
+        patch.setattr("app.telemetry.call_log.writer.RETRY_S", 0.1)
+        patch.setattr("app.telemetry.call_log.writer.LOOK_EVERY_S", 0.1)
         async with running(tmp_path_factory.mktemp("bridge")) as service:
             yield service
 
@@ -398,6 +400,10 @@ async def test_a_call_of_three_streams_and_many_repeats_is_one_call(service: Run
     assert all(f"stream {number}" in shown for number in (1, 2, 3))
     await service.command("forget", ANN)
     assert list((service.folder / "recordings").glob(f"*{sid}*")) == []
+    async with asyncio.timeout(PATIENCE_S):
+        while (await service.http.get(f"/api/calls/{sid}")).status_code != 404:  # noqa: ASYNC110 - a thread looks
+            await asyncio.sleep(LOOK_AGAIN_S)
+    assert sid not in (await service.http.get("/api/calls")).text
 
 
 async def heard(service: Running, call_sid: CallSid, name: str) -> bool:

@@ -8,4 +8,7 @@
 4. The spool stays locked as long as its run lives: the next start writes what is left in unlocked ones, and closes the
    calls that their runs left open.
 5. A record is lost only if neither database nor disk accepts it, with an ERROR that names the call, and is counted.
+
+A call that was forgotten is not written again: `moshi-bridge forget`, another process, leaves its SID in a table. The
+thread reads that table every half minute, and the service drops what it has in memory of those calls.
 """

@@ -1,13 +1,14 @@
 """The call log's database: every query is in this module."""
 
 from collections import defaultdict
-from datetime import datetime
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, delete, func, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, delete, exists, func, insert, or_, select
 
 from app.telemetry.call_log.entry import COLUMNS, KINDS, OUTBOUND, CallEntry, merge
-from app.telemetry.call_log.schema import LISTS, calls, turns
+from app.telemetry.call_log.schema import LISTS, calls, forgotten_calls, turns
 from app.telemetry.call_log.search import OPTIMIZE, FoundTurn, find_turns, row_of
 from app.telemetry.call_log.transactions import LONG_LIMIT_S, Transactions
 from app.twilio.parties import mask_number, name_of
@@ -15,6 +16,8 @@ from app.twilio.parties import mask_number, name_of
 WRITE_LIMIT_S, QUERY_LIMIT_S = 15.0, 60.0
 """How long a server may take to write a record, to answer a query."""
 MAX_CHOICES = 5
+FORGOTTEN_FOR = timedelta(days=30)
+"""How long it is known which calls are forgotten: until then no service and no spool brings them back."""
 
 
 class CallNotFound(Exception):
@@ -29,7 +32,7 @@ class Database(Transactions):
             connection.execute(select(1))
 
     def write(self, entry: CallEntry) -> None:
-        """Put in a call, in place of what the same run of the service has written of it."""
+        """Put in a call, in place of what the same run of the service has written of it; not one that is forgotten."""
         with self.begin(WRITE_LIMIT_S, writes=True) as connection:
             _write(connection, entry)
 
@@ -54,14 +57,24 @@ class Database(Transactions):
             return deleted
 
     def forget(self, name: str) -> tuple[int, int]:
-        """Delete the calls with the party of this name; return how many went, and how many stay because they are on."""
+        """Delete the calls with the party of this name; return how many went, and how many stay because they are on.
+
+        What is written of a deleted call afterwards, by whichever run of the service, is dropped.
+        """
         with self.begin(QUERY_LIMIT_S, writes=True) as connection:
+            _exclude_writers(connection)
             over, on = _calls_with(connection, name)
             ids = [{"row_id": row.id} for rows in over.values() for row in rows]
             if ids:
                 connection.execute(delete(calls).where(calls.c.id == bindparam("row_id")), ids)
                 _wipe_index(connection)
+                _add_forgotten(connection, over, datetime.now(UTC))
             return len(over), on
+
+    def forgotten(self) -> set[str]:
+        """Return the SIDs of the calls that were forgotten within `FORGOTTEN_FOR`, or some longer ago."""
+        with self.begin(QUERY_LIMIT_S) as connection:
+            return set(connection.scalars(select(forgotten_calls.c.call_sid)))
 
     def recordings_with(self, name: str) -> tuple[set[str], set[str]]:
         """Return the SIDs of the calls with this party that are over, and the names of their known recordings."""
@@ -110,9 +123,23 @@ def _wipe_index(connection: Connection) -> None:
         connection.execute(OPTIMIZE)
 
 
+def _exclude_writers(connection: Connection) -> None:
+    """Let nobody write calls until the end of the transaction: one that replaces a row would bring it back."""
+    if connection.dialect.name == "postgresql":  # a transaction of SQLite that writes is alone anyway
+        connection.exec_driver_sql("LOCK TABLE calls IN SHARE ROW EXCLUSIVE MODE")
+
+
+def _add_forgotten(connection: Connection, call_sids: Iterable[str], now: datetime) -> None:
+    connection.execute(delete(forgotten_calls).where(forgotten_calls.c.forgotten_at < now - FORGOTTEN_FOR))
+    connection.execute(insert(forgotten_calls), [{"call_sid": one, "forgotten_at": now} for one in call_sids])
+
+
 def _write(connection: Connection, entry: CallEntry) -> None:
     mine = and_(calls.c.call_sid == entry.call_sid, calls.c.service == entry.service)
     connection.execute(delete(calls).where(mine))
+    # After the deletion, which waits for a `forget` under way.
+    if connection.scalar(select(exists().where(forgotten_calls.c.call_sid == entry.call_sid))):
+        return
     values = {name: getattr(entry, name) for name in COLUMNS}
     call_id = connection.scalar(insert(calls).values(values).returning(calls.c.id))
     for name, table in LISTS.items():

@@ -74,6 +74,13 @@ calls = Table(
     Index("calls_called", "called"),
 )
 """A row is what one run of the service has written of one call."""
+forgotten_calls = Table(
+    "forgotten_calls",
+    metadata,
+    Column("call_sid", String, primary_key=True),
+    Column("forgotten_at", UtcTime, primary_key=True),
+)
+"""The calls that `forget` has deleted: what a service or a spool still has of them is not written any more."""
 _NAMES = {"transcript": "transcript_pieces", "events": "call_events", "streams": "call_streams"}
 LISTS = {name: _list(_NAMES[name], kind) for name, kind in KINDS.items()}
 """The table of each list of a `CallEntry`."""

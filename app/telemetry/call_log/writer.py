@@ -25,6 +25,8 @@ MAX_QUEUED = 1_024
 """Records that may wait in memory; more are lost."""
 RETRY_S = 5.0
 """Pause after the database did not accept a record."""
+LOOK_EVERY_S = 30.0
+"""How long a call that `moshi-bridge forget` has deleted may stay in memory."""
 STOP_LIMIT_S = 8.0
 """How long the end of the service waits for a database that does not answer."""
 
@@ -39,6 +41,8 @@ class CallLogWriter:
         self._address, self._database = address, Database(address)
         self._account_sid, self._checkpoint = account_sid, checkpoint
         self._expiry = Expiry(self._database, "calls", days, address.spool_folder / "expiry-put-off")
+        self.on_forgotten: Callable[[set[str]], object] = lambda call_sids: None
+        """Called by the thread, from time to time, with the SIDs of all calls that were forgotten lately."""
         self._queue: deque[tuple[CallRecord, Slot, datetime]] = deque()
         """Copies of records, and when the monotonic clock was 0."""
         self._wake, self._stopping = threading.Event(), threading.Event()
@@ -48,7 +52,7 @@ class CallLogWriter:
         self.lost = 0
         self._spooled = 0
         self._is_prepared = False
-        self._retry_s = 0.0
+        self._retry_s = self._look_s = 0.0
         self._disk_fault = ""
 
     @property
@@ -128,6 +132,10 @@ class CallLogWriter:
         self.is_away = False
         with self._disk_faults_logged():
             self._expiry.run(now, utc)
+        if now >= self._look_s:
+            self._look_s = now + LOOK_EVERY_S
+            if forgotten := self._database.forgotten():
+                self.on_forgotten(forgotten)
 
     def _save(self) -> None:
         """Show that this run is alive; while the database is away move what is in memory into the spool."""

@@ -109,12 +109,15 @@ def open_audio(path: Path, *form: Any) -> Iterator[Any]:
 
 
 def encode_flac(recording: Path) -> Path | None:
-    """Turn a WAV file into FLAC of the same name and date and delete it; return the FLAC, None if it was empty.
+    """Turn a WAV file into FLAC of the same name and date and delete it; return the FLAC.
 
-    If this is interrupted, or raises AudioFileError or OSError, the WAV file stays. If somebody deletes it meanwhile
-    the FLAC is deleted as well.
+    None if the WAV file was empty or somebody has deleted it: then there is no FLAC either. If this is interrupted, or
+    raises AudioFileError or OSError, the WAV file stays.
     """
-    written_at = recording.stat()
+    try:
+        written_at = recording.stat()
+    except FileNotFoundError:
+        return None
     if written_at.st_size <= HEADER_BYTES:
         recording.unlink()
         return None

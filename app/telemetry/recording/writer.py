@@ -6,7 +6,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -38,7 +38,7 @@ class RecordingWriter:
         self._store, self._checkpoint, self._every_call = store, checkpoint, every_call
         self._expiry = Expiry(store, "recordings", days, store.path(".expiry-put-off"))
         self._new: queue.SimpleQueue[CallFiles] = queue.SimpleQueue()
-        self._over: queue.SimpleQueue[CallFiles | Path | None] = queue.SimpleQueue()
+        self._over: queue.SimpleQueue[CallFiles | Path | frozenset[str] | None] = queue.SimpleQueue()
         self.on_late_fault: Callable[[CallRecord, Slot], None] = lambda record, slot: None
         """Called on the event loop when a recording is broken off after its call was over."""
         self.faults = 0
@@ -71,6 +71,10 @@ class RecordingWriter:
         self._wake.set()
         session.stream.recording = recorder.recording
         return recorder
+
+    def delete(self, call_sids: Iterable[str]) -> None:
+        """Delete what there is of these calls; never blocks."""
+        self._over.put(frozenset(call_sids))
 
     async def stop(self) -> None:
         """Write and finish what there is; what is not finished soon is finished at the next start."""
@@ -109,10 +113,13 @@ class RecordingWriter:
             if over is None:
                 return
             try:
-                self.faults += not (_finish_left_behind(over) if isinstance(over, Path) else _finish(over))
+                if isinstance(over, frozenset):
+                    self._store.delete(self._store.of_calls(over))
+                else:
+                    self.faults += not (_finish_left_behind(over) if isinstance(over, Path) else _finish(over))
             except Exception:
                 self.faults += 1
-                log.exception("a recording stays a WAV file")
+                log.exception("a recording stays as it is")
 
 
 def _new_name(record: CallRecord, began: datetime) -> str:
@@ -129,8 +136,8 @@ def _finish(call: CallFiles) -> bool:
     if recording.fault:
         call_log.error("the recording is broken off: %s", recording.fault)
     try:
-        if call.file:
-            call_log.info("recorded in %s", encode_flac(call.file.path))
+        if call.file and (flac := encode_flac(call.file.path)):
+            call_log.info("recorded in %s", flac)
         return not recording.fault
     except (AudioFileError, OSError) as error:
         call_log.error("the recording stays a WAV file: %s", error)

@@ -242,6 +242,16 @@ async def test_the_last_records_are_kept_and_frame_times_of_fewer() -> None:
     assert with_spans == list(range(RECORDS_KEPT - RECORDS_WITH_SPANS, RECORDS_KEPT))
 
 
+async def test_records_of_calls_that_are_over_can_be_dropped() -> None:
+    front = Front()
+    for call_sid in (ANN, BOB):
+        front.talk(call_sid).end(EndReason.SOCKET_LOST)
+    front.talk(EVE)
+    assert front.manager.drop_ended({ANN, EVE, "CAunknown"}) == [ANN]
+    assert [record.call_sid for record in front.manager.records()] == [BOB, EVE]
+    assert front.manager.record(ANN) is None
+
+
 @pytest.mark.parametrize(("shown", "written"), [(False, "key *"), (True, "key 7")])
 async def test_a_key_is_published_and_logged_hidden_unless_it_may_be_shown(
     caplog: pytest.LogCaptureFixture, shown: bool, written: str

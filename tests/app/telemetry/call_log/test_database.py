@@ -1,5 +1,6 @@
+import asyncio
 from dataclasses import replace
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
@@ -11,12 +12,14 @@ from sqlalchemy import MetaData, func, insert, select
 from app.cli.service_process import free_port
 from app.telemetry.call_log.address import Address
 from app.telemetry.call_log.database import CallNotFound, Database
-from app.telemetry.call_log.entry import KILLED, CallEntry, TranscriptWord
-from app.telemetry.call_log.schema import LISTS, metadata
+from app.telemetry.call_log.entry import COLUMNS, KILLED, CallEntry, TranscriptWord
+from app.telemetry.call_log.schema import LISTS, calls, forgotten_calls, metadata, turns
+from app.telemetry.call_log.search import row_of
 from app.telemetry.call_log.transactions import CallLogError
 from app.twilio.events import CallSid
 from tests.app.telemetry.call_log.postgres import PostgresServer
 from tests.app.telemetry.call_log.records import ANN, BOB, EVE, NOON, address_of, entry, outbound, stream
+from tests.processes.pipeline import PATIENCE_S
 
 LATER = NOON + timedelta(seconds=60)
 
@@ -110,6 +113,52 @@ def test_a_number_is_forgotten_in_whatever_way_it_was_written(database: Database
     assert set(sids(database)) == {EVE, "CAon"}
 
 
+def test_what_is_written_of_a_forgotten_call_afterwards_is_dropped(database: Database, address: Address) -> None:
+    for one in (entry(ANN), entry(BOB, caller="+15550100009")):
+        database.write(one)
+    assert database.forgotten() == set()
+    database.forget("+15550100001")
+    again = replace(entry(ANN), ended_at=None, streams=[stream(1), stream(2, LATER, ended=False)])
+    for one in (entry(ANN), replace(entry(ANN), service="run-2"), again, entry(BOB, caller="+15550100009")):
+        database.write(one)
+    assert (sids(database), database.forgotten()) == ([BOB], {ANN})
+    assert database.search("hello", 9)[0].call_sid == BOB
+    assert rows(address) == 2 + 5
+
+
+def test_which_calls_were_forgotten_long_ago_is_forgotten_too(database: Database) -> None:
+    days = {"CAold": 31, "CAnew": 29}
+    ago = [{"call_sid": sid, "forgotten_at": datetime.now(UTC) - timedelta(days=days[sid])} for sid in days]
+    with database.begin(60.0, writes=True) as connection:
+        connection.execute(insert(forgotten_calls), ago)
+    database.write(entry(ANN))
+    database.forget("+15550100001")
+    assert database.forgotten() == {"CAnew", ANN}
+
+
+@pytest.mark.slow
+async def test_a_record_that_is_being_replaced_does_not_outlive_its_deletion(
+    server: PostgresServer, tmp_path: Path
+) -> None:
+    """A service has deleted the row of a call, and inserts it anew, when somebody has the call forgotten."""
+    address = address_of(server.new_database(), tmp_path)
+    database = Database(address)
+    database.migrate()
+    database.write(entry(ANN))
+    with psycopg.connect(address.conninfo) as writer, psycopg.connect(address.conninfo, autocommit=True) as watcher:
+        writer.execute("CREATE TEMPORARY TABLE row ON COMMIT DROP AS SELECT * FROM calls")
+        writer.execute("DELETE FROM calls")
+        writer.execute("UPDATE row SET id = id + 1")
+        writer.execute("INSERT INTO calls SELECT * FROM row")
+        forgetting = asyncio.create_task(asyncio.to_thread(database.forget, "+15550100001"))
+        async with asyncio.timeout(PATIENCE_S):
+            while not watcher.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchall():  # noqa: ASYNC110 - no sign
+                await asyncio.sleep(0.01)
+        writer.commit()
+    assert await forgetting == (1, 0)
+    assert sids(database) == []
+
+
 def test_two_sip_callers_are_told_apart_also_in_rows_of_earlier_versions(database: Database) -> None:
     for call_sid, caller in ((ANN, "sip:alice@example.com"), (BOB, "sip:robert@example.com")):
         database.write(replace(entry(call_sid, caller=caller), caller_masked="….com"))
@@ -144,9 +193,9 @@ def test_a_log_of_an_earlier_version_keeps_its_calls(address: Address, revision:
     database.migrate(revision)
     with database.begin(60.0, writes=True) as connection:
         tables.reflect(connection)
-        calls = tables.tables["calls"]
-        row = {c.name: getattr(call, c.name.replace("delay_", "latency_")) for c in calls.c if c.name != "id"}
-        connection.execute(insert(calls), row | {"id": 1})
+        former = tables.tables["calls"]
+        row = {c.name: getattr(call, c.name.replace("delay_", "latency_")) for c in former.c if c.name != "id"}
+        connection.execute(insert(former), row | {"id": 1})
         for name in ("transcript_pieces", "call_events"):
             rows = getattr(call, name.removesuffix("_pieces").removeprefix("call_"))
             numbered = [{"call_id": 1, "number": number, **one._asdict()} for number, one in enumerate(rows)]
@@ -161,7 +210,10 @@ def test_a_log_of_an_earlier_version_keeps_its_calls(address: Address, revision:
 def test_the_index_of_a_log_of_0006_is_made_anew(address: Address) -> None:
     database = Database(address)
     database.migrate("0006")
-    database.write(entry())
+    call = entry()
+    with database.begin(60.0, writes=True) as connection:
+        connection.execute(insert(calls).values({"id": 1, **{name: getattr(call, name) for name in COLUMNS}}))
+        connection.execute(insert(turns), [{"call_id": 1, **row_of(turn)} for turn in call.turns])
     database.migrate()
     assert [turn.text for turn in database.search("h", 9)] == ["Hi", "Hello."]
     if address.file:

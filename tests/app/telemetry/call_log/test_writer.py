@@ -20,7 +20,7 @@ from app.telemetry.call_log.address import Address
 from app.telemetry.call_log.database import Database
 from app.telemetry.call_log.entry import KILLED
 from app.telemetry.call_log.transactions import CallLogError
-from app.telemetry.call_log.writer import MAX_QUEUED, RETRY_S, CallLogWriter
+from app.telemetry.call_log.writer import LOOK_EVERY_S, MAX_QUEUED, RETRY_S, CallLogWriter
 from app.twilio.events import CallSid
 from tests.app.telemetry.call_log.postgres import PostgresServer
 from tests.app.telemetry.call_log.records import ANN, BOB, EVE, NOON, address_of, call_record, entry
@@ -53,7 +53,8 @@ def opened(address: Address, days: int = 0) -> CallLogWriter:
 
 def add(writer: CallLogWriter, *call_sids: CallSid, ended: bool = True) -> None:
     for call_sid in call_sids:
-        writer.add(call_record(call_sid, ended=ended), Slot(0))
+        caller = "+15550100009" if call_sid == BOB else "+15550100001"
+        writer.add(call_record(call_sid, caller, ended=ended), Slot(0))
 
 
 def stored(address: Address) -> dict[str, str | None]:
@@ -214,6 +215,38 @@ def test_old_calls_are_deleted_if_there_is_a_limit(file: Address) -> None:
     for days, left in ((0, {ANN, BOB}), (1, {BOB})):
         opened(file, days).finish(0.0, NOON + timedelta(days=1, hours=1))
         assert set(stored(file)) == left
+
+
+@pytest.mark.parametrize("waits", ["in memory", "in its spool", "in the spool of a killed run"])
+def test_a_forgotten_call_does_not_come_back_from_where_its_record_waits(file: Address, waits: str) -> None:
+    writer = opened(file)
+    add(writer, ANN)
+    writer.deliver(0.0, NOON)
+    add(writer, ANN, BOB)
+    if waits == "in its spool":
+        with locked(file):
+            writer.deliver(1.0, NOON)
+    elif waits == "in the spool of a killed run":
+        killed(file.spool_folder, entry(ANN).as_line())
+    Database(file).forget("+15550100001")
+    writer.finish(1.0 + RETRY_S, NOON)
+    opened(file).finish(0.0, NOON)
+    assert (stored(file), writer.lost, on_disk(file)) == ({BOB: HUNG_UP}, 0, [])
+
+
+def test_the_service_is_told_within_half_a_minute_which_calls_are_forgotten(file: Address) -> None:
+    writer, told = opened(file), list[set[str]]()
+    writer.on_forgotten = told.append
+    add(writer, ANN)
+    writer.deliver(0.0, NOON)
+    Database(file).forget("+15550100001")
+    for now in (1.0, LOOK_EVERY_S, LOOK_EVERY_S + 1.0):
+        writer.deliver(now, NOON)
+    assert told == [{ANN}]
+    with locked(file):
+        writer.deliver(2 * LOOK_EVERY_S, NOON)
+    writer.finish(3 * LOOK_EVERY_S, NOON)
+    assert (told[1:], LOOK_EVERY_S) == ([{ANN}, {ANN}], 30.0), "a call may have come back in between"
 
 
 @contextlib.asynccontextmanager

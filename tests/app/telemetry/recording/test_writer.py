@@ -27,7 +27,7 @@ from tests.waiting import until
 from workers.messages import Slot
 
 PIECE = Piece(Channel.MOSHI, 0, LOUD * 5)
-FINE = CallSid("CAfine")
+FINE, BOB = CallSid("CAfine"), CallSid("CAbob")
 
 
 @contextlib.asynccontextmanager
@@ -198,6 +198,22 @@ async def test_recordings_are_deleted_after_their_days(tmp_path: Path) -> None:
     async with writing(tmp_path, days=2):
         await until(lambda: not old.exists())
     assert new.exists()
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+async def test_the_recordings_of_a_call_are_deleted_if_it_is_to_be_forgotten(tmp_path: Path, is_finished: bool) -> None:
+    async with writing(tmp_path) as writer:
+        forgotten, kept = (begin(writer, new_session(sid)).start().speak(1.0) for sid in (ANN, FINE))
+        await until(lambda: not forgotten.recorder.queue and len(names(tmp_path)) == 4)
+        if is_finished:
+            forgotten.end(1.0)
+            await until(lambda: list(tmp_path.glob(f"*-{ANN}.flac")))
+        writer.delete({ANN, BOB})
+        await until(lambda: not list(tmp_path.glob(f"*-{ANN}.*")))
+        for talk in (forgotten, kept):
+            talk.end(1.0)
+    assert names(tmp_path) == [f"{kept.record.recording.name}{suffix}" for suffix in (".flac", ".tokens")]
+    assert writer.faults == 0
 
 
 async def test_what_is_written_while_the_call_is_on_can_be_played(tmp_path: Path) -> None:
