@@ -28,7 +28,7 @@ from app.audio.playout import PlayoutCommand, SendAudio
 from app.calls.conversation import Conversation, ConversationHeader
 from app.calls.leg import Leg, PhoneLeg, SendFrame
 from app.calls.limits import CallLimits, IdleLimit
-from app.calls.record import CallRecord, EndReason
+from app.calls.record import LINE_ENDS, CallRecord, EndReason
 from app.calls.sentences import SayRefusal, SayRefused, SaySentence, Sentences, SentenceSaid
 from app.calls.suspension import GapOver, OpenCall, ResumeCall, Suspended, Suspension
 from app.calls.transfer import AskTransfer, CallTransfers
@@ -255,11 +255,16 @@ class CallSession:
         return self.leg.finish(now)
 
     def end(self, reason: EndReason, now: float, detail: str = "") -> Sequence[Command]:
-        """End the call, whatever its state; once ended it stays so."""
+        """End the call, whatever its state; once ended it stays so.
+
+        A call that drains ends for the reason of that, also if its line ends first: no other stream goes on with it.
+        """
         if self.state is CallState.ENDED:
             return []
         if self.transfers.is_under_way and reason in (EndReason.CALLER_HUNG_UP, EndReason.SOCKET_LOST):
             reason = EndReason.TRANSFERRED
+        elif self.state is CallState.DRAINING and reason in LINE_ENDS:
+            reason = self._late_reason
         self._move(CallState.ENDED)
         self.record.on_end(self.stream, reason, detail, now)
         self.record.counts.update(self.leg.counts)
