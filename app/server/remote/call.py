@@ -54,8 +54,8 @@ class Switchable(Protocol):
     async def acquire(self) -> Server:
         """Raises NoServer."""
 
-    def give_back(self, server: Server, socket: ClientConnection | None, reason: str) -> None:
-        """Close the socket; with a `reason` the server has failed."""
+    def give_back(self, server: Server, socket: ClientConnection | None, reason: str, answers: int) -> None:
+        """Close the socket; with a `reason` the session, which began after so many `answers`, was lost."""
 
 
 class RemoteCall:
@@ -104,7 +104,7 @@ class RemoteCall:
     async def _hold(self, server: Server) -> None:
         """Hold one session, to its end."""
         socket: ClientConnection | None = None
-        reason = ""
+        reason, answers = "", server.answers
         try:
             if not server.url.personaplex:
                 await self._speaks.wait()
@@ -116,7 +116,7 @@ class RemoteCall:
             reason = str(error)
         finally:
             self._stop()
-            self._servers.give_back(server, socket, reason)
+            self._servers.give_back(server, socket, reason, answers)
 
     async def _talk(self, socket: ClientConnection, server: Server) -> str:
         """Return why the session is over."""

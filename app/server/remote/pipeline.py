@@ -142,10 +142,12 @@ class RemotePipeline:
                 raise NoServer(f"no Moshi server takes the call ({self._servers.reasons})")
         return server
 
-    def give_back(self, server: Server, socket: ClientConnection | None, reason: str) -> None:
+    def give_back(self, server: Server, socket: ClientConnection | None, reason: str, answers: int) -> None:
         """Count a session as over once its socket is closed; with a `reason` the server is set aside."""
-        if reason:
+        if reason and server.is_new_loss(answers):
             self._set_aside(server, reason)
+        elif reason:
+            log.warning("%s has lost another session: %s", server.name, reason)
         self._start(self._end(server, socket), self._tasks)
 
     def _open(self, opening: Open) -> None:

@@ -226,6 +226,25 @@ async def test_a_single_server_that_ends_is_tried_again_for_the_same_call() -> N
         await calls.frames(3)
 
 
+async def test_a_server_that_loses_several_sessions_at_once_has_failed_once() -> None:
+    lost: list[int] = []
+
+    def breaks_three(step: int, ogg: bytes) -> Sequence[bytes]:
+        if step == 20 and len(lost) < 3:
+            lost.append(step)
+            raise ConnectionError
+        return one_message(step, ogg)
+
+    server = MoshiServer(change=breaks_three)
+    async with ready(server), calling(f"{server.url}?sessions=3") as calls:
+        for slot in range(3):
+            calls.open(slot)
+            calls.say(slot)
+        for _ in range(3):
+            await calls.moved()
+        assert [server.failures for server in calls.pipeline.servers] == [1]
+
+
 async def test_a_locked_server_is_set_aside_until_it_answers() -> None:
     locked, free = MoshiServer(), MoshiServer()
     async with serving(locked), ready(free), calling(locked.url, free.url) as calls:
