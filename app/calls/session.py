@@ -107,6 +107,7 @@ class CallSession:
         self._greeting: list[Frame] = []
         self._has_sounded = False
         self._deadline_s, self._late_reason = now + limits.socket_within_s, EndReason.NO_SOCKET
+        self._untransferred: EndReason | None = None
 
     @property
     def counts(self) -> Counter[str]:
@@ -261,14 +262,21 @@ class CallSession:
         """
         if self.state is CallState.ENDED:
             return []
-        if self.transfers.is_under_way and reason in (EndReason.CALLER_HUNG_UP, EndReason.SOCKET_LOST):
-            reason = EndReason.TRANSFERRED
-        elif self.state is CallState.DRAINING and reason in LINE_ENDS:
+        may_be_transferred = self.transfers.is_under_way and reason in (EndReason.CALLER_HUNG_UP, EndReason.SOCKET_LOST)
+        if self.state is CallState.DRAINING and reason in LINE_ENDS:
             reason = self._late_reason
+        if may_be_transferred:
+            self._untransferred, reason = reason, EndReason.TRANSFERRED
         self._move(CallState.ENDED)
         self.record.on_end(self.stream, reason, detail, now)
         self.record.counts.update(self.leg.counts)
         return [End(reason, detail)]
+
+    def cancel_transfer(self) -> None:
+        """The carrier has refused; a stream that has ended meanwhile has ended for its own reason."""
+        self.transfers.cancel()
+        if self._untransferred:
+            self.record.correct_end(self.stream, self._untransferred)
 
     def _start(self, event: Started, now: float, phase_s: float | None) -> Sequence[Command]:
         if event.call_sid != self.record.call_sid or self._account_sid not in ("", event.account_sid):
