@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 MOST_HEARD_S = 2.0
 """Of one message of a server no more is decoded."""
+MOST_TEXT = 1_000
+"""So many characters wait for the sound that they come with; a server that sends none must not fill our memory."""
 LOOK_EVERY_S = 1.0
 TOGETHER_S = 0.01
 
@@ -159,6 +161,8 @@ class RemoteCall:
                     self._hear(samples)
                 case chat.Said(text):
                     self._text += text
+                    if len(self._text) >= MOST_TEXT:
+                        self._pass_on(None)
                 case chat.Failed(text):
                     log.warning("%s says: %.200s", server.name, text)
 

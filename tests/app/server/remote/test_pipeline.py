@@ -12,6 +12,7 @@ import pytest
 from app.calls.chat_leg import PACKET_SAMPLES
 from app.calls.speaker import Moved, SpeakerMessage
 from app.config import read_settings
+from app.server.remote.call import MOST_TEXT
 from app.server.remote.pipeline import RemotePipeline
 from app.server.remote.targets import Patience
 from tests.app.cli.talk.moshi_server import MoshiServer, one_message, serving
@@ -162,6 +163,18 @@ async def test_words_come_with_the_frames_and_those_before_the_handshake_do_not(
         calls.open()
         calls.say()
         assert "".join(frame.text for frame in await calls.frames(6)) == " Hello there"
+
+
+async def test_words_without_any_sound_are_passed_on_and_do_not_pile_up() -> None:
+    words = b"\x02" + 50 * b" word"
+    server = MoshiServer(change=lambda step, ogg: [words])
+    async with ready(server), calling(server.url) as calls:
+        calls.open()
+        calls.say()
+        for _ in range(3):
+            message = await calls.next()
+            assert isinstance(message, Frame)
+            assert (message.pcm, message.text) == (None, MOST_TEXT // 5 * " word")
 
 
 async def test_nothing_is_sent_before_the_caller_speaks_and_silence_when_they_pause() -> None:
