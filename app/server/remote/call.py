@@ -57,7 +57,7 @@ class Switchable(Protocol):
         """Raises NoServer."""
 
     def give_back(self, server: Server, socket: ClientConnection | None, reason: str, answers: int) -> None:
-        """Close the socket; with a `reason` the session, which began after so many `answers`, was lost."""
+        """Close the socket; with a `reason` the session was lost, which was last alive after so many `answers`."""
 
 
 class RemoteCall:
@@ -80,6 +80,8 @@ class RemoteCall:
         self._seq = 0
         self._heard = np.zeros(0, np.float32)
         self._text = ""
+        self._answers = 0
+        """How many trials the server had answered when its session was last alive."""
         self._lost = ""
         """Why the last session in which the server was ready is over."""
 
@@ -106,11 +108,11 @@ class RemoteCall:
     async def _hold(self, server: Server) -> None:
         """Hold one session, to its end."""
         socket: ClientConnection | None = None
-        reason, answers = "", server.answers
+        reason = ""
         try:
             if not server.url.personaplex:
                 await self._speaks.wait()
-            target = self._target(server)
+            target, self._answers = self._target(server), server.answers
             socket = await open_socket(target, ADVICE, self._patience.open_s)
             await wait_handshake(socket, self._patience.handshake_s(server.url))
             reason = await self._talk(socket, server)
@@ -118,7 +120,7 @@ class RemoteCall:
             reason = str(error)
         finally:
             self._stop()
-            self._servers.give_back(server, socket, reason, answers)
+            self._servers.give_back(server, socket, reason, self._answers)
 
     async def _talk(self, socket: ClientConnection, server: Server) -> str:
         """Return why the session is over."""
@@ -158,6 +160,7 @@ class RemoteCall:
             match client.receive(data, loop.time()):
                 case chat.Heard(samples) if len(samples):
                     server.speak()
+                    self._answers = server.answers
                     self._hear(samples)
                 case chat.Said(text):
                     self._text += text

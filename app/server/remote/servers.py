@@ -52,7 +52,8 @@ class Server:
     def is_new_loss(self, answers: int) -> bool:
         """Whether the loss of a session shows that it fails: not if it is set aside already or has answered since.
 
-        The session began after so many `answers`; a server that restarts loses all its sessions at about the same time.
+        The session was last alive after so many `answers`. A server that restarts loses all its sessions at about the
+        same time.
         """
         return self.up and answers == self.answers
 

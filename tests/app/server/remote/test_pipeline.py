@@ -258,6 +258,25 @@ async def test_a_server_that_loses_several_sessions_at_once_has_failed_once() ->
         assert [server.failures for server in calls.pipeline.servers] == [1]
 
 
+async def test_a_session_that_outlived_a_failure_of_its_server_shows_the_next_one() -> None:
+    lost: list[int] = []
+
+    def breaks_one_and_later_the_other(step: int, ogg: bytes) -> Sequence[bytes]:
+        if len(lost) < 2 and step == (20, 60)[len(lost)]:
+            lost.append(step)
+            raise ConnectionError
+        return one_message(step, ogg)
+
+    server = MoshiServer(change=breaks_one_and_later_the_other)
+    async with ready(server), calling(f"{server.url}?sessions=2") as calls:
+        for slot in range(2):
+            calls.open(slot)
+            calls.say(slot)
+        first = await calls.moved()
+        assert (await calls.moved()).slot != first.slot
+        assert [server.failures for server in calls.pipeline.servers] == [2]
+
+
 async def test_a_locked_server_is_set_aside_until_it_answers() -> None:
     locked, free = MoshiServer(), MoshiServer()
     async with serving(locked), ready(free), calling(locked.url, free.url) as calls:

@@ -73,7 +73,7 @@ def test_a_server_that_loses_its_sessions_together_has_failed_once() -> None:
     assert servers.begin_trials(1.0 + BACK_OFF_S[0]) == [server]
     assert not server.is_new_loss(began), "and is being tried"
     server.answer()
-    assert not server.is_new_loss(began), "and answers again: a session that began before says nothing"
+    assert not server.is_new_loss(began), "and answers again: a session that was silent since says nothing"
     assert server.is_new_loss(server.answers)
 
 
