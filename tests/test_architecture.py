@@ -59,9 +59,9 @@ LAYERS = ("audio", "twilio", "calls", "telemetry", "cluster", "simulator", "http
 """The packages of the app, each knowing only those before it."""
 READ_ENVIRONMENT = {
     *("app/config.py", "app/cli/service_process.py", "app/server/serve.py"),
-    *("workers/process.py", "workers/codec/bench.py"),
+    *("workers/process.py", "workers/codec/bench.py", "workers/worker.py"),
 }
-"""A module that starts a process passes the environment on to it; no other looks at it."""
+"""A module that starts a process passes the environment on to it, a worker sets a library's; no other looks at it."""
 
 
 def sources(*names: str) -> list[Path]:

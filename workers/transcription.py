@@ -101,7 +101,7 @@ class Transcription:
         self._configured.set()
 
     def send(self, message: SpeechMessage) -> None:
-        """Never waits; while the transcriber is not ready, what the callers say is lost."""
+        """Never waits; while the transcriber is not ready, what the callers say is lost and transcripts end at once."""
         self._send_all(self._held.add(message))
 
     def on_answer(self, frame: Frame) -> None:
@@ -113,13 +113,16 @@ class Transcription:
             self._send(message)
 
     def _send(self, message: SpeechMessage) -> None:
-        speech = isinstance(message, Speech)
-        if not self.ready:
-            self.missed += speech
-            return
-        if speech:
-            self._calls.add((message.slot, message.epoch))
-        self._links[0].send(message)
+        match message:
+            case Speech() if not self.ready:
+                self.missed += 1
+            case SpeechEnded(slot, epoch) if not self.ready:
+                self._handle(TranscriptEnd(slot, epoch))
+            case Speech(slot, epoch):
+                self._calls.add((slot, epoch))
+                self._links[0].send(message)
+            case SpeechEnded():
+                self._links[0].send(message)
 
     def end_calls(self) -> None:
         """The pipeline is lost: nobody says any more."""

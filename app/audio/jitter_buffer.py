@@ -113,13 +113,16 @@ class JitterBuffer:
 
     def _check_clock(self, stamp: int, now: float) -> None:
         """Set the origin anew if a packet's own time, `stamp` in samples, shows that the caller's clock was."""
-        ahead = stamp - self._origin - self._position
-        late = ahead < -TOLERANCE_SAMPLES and self._position > self._start
+        has_begun, position = self._position > self._start, self._position
+        if not has_begun:
+            position = min(position, round((now - self._lateness_s) * RATE_HZ))
+        ahead = stamp - self._origin - position
+        late = ahead < -TOLERANCE_SAMPLES and has_begun
         if late and self._late_since_s is None:
             self._late_since_s = now
         all_late = late and self._late_since_s is not None and now - self._late_since_s > ALL_LATE_S
-        if ahead > MAX_JUMP_SAMPLES + self._start or all_late:
-            self._origin, self._late_since_s, self._lateness_s = stamp - self._position, None, math.inf
+        if ahead > MAX_JUMP_SAMPLES or all_late:
+            self._origin, self._late_since_s, self._lateness_s = stamp - position, None, math.inf
             self.counts["clock_resets"] += 1
 
     def _align(self, phase_s: float) -> None:

@@ -134,8 +134,8 @@ class ActiveCall:
         self._observers.notify("on_transfer", transfer, self.clock())
 
     def cancel_transfer(self, transfer: Transfer, reason: str) -> None:
-        """The carrier has refused; the call goes on."""
-        self.session.is_transferring = False
+        """The carrier has refused; the call goes on unless its stream has ended meanwhile."""
+        self.session.cancel_transfer()
         transfer.end(reason, None, self.clock())
 
     def end_words(self) -> None:

@@ -153,12 +153,12 @@ class CallManager(CallRegistry):
 
         Which of them Twilio means cannot be known from its webhook: a repeated one looks like that of a call which has
         come back after its stream was lost, before we notice. So the stream goes on, and yields when another socket
-        comes; if it ends first, its slot is kept for the other one.
+        comes; if it ends first, its slot is kept for the other one. Each webhook gives the token its whole time again.
         """
         standby = self._standby(call)
-        if standby is None:
-            call.standby = standby = Standby(new_token(), self._clock() + TTL_S, request)
-        return standby.token
+        token = standby.token if standby else new_token()
+        call.standby = Standby(token, self._clock() + TTL_S, request)
+        return token
 
     def claim(self, token: str) -> ActiveCall | None:
         """Return the call whose media socket has this token; None if it is unknown, used or expired.

@@ -205,6 +205,12 @@ class CallRecord:
         if self.end is None or stream.connected_s is not None:
             self.ended_s, self.end, self.detail = now, reason, detail
 
+    def correct_end(self, stream: StreamRecord, reason: EndReason) -> None:
+        """Set why a stream has ended that ended for another reason than was known then."""
+        if (self.end, self.ended_s) == (stream.end, stream.ended_s):
+            self.end = reason
+        stream.end = reason
+
     def is_repeat(self, webhook_token: str, is_ringing: bool) -> bool:
         """Tell whether Twilio has acted on the answer to this voice webhook already, so that it is sent once more.
 

@@ -28,7 +28,7 @@ from app.audio.playout import PlayoutCommand, SendAudio
 from app.calls.conversation import Conversation, ConversationHeader
 from app.calls.leg import Leg, PhoneLeg, SendFrame
 from app.calls.limits import CallLimits, IdleLimit
-from app.calls.record import CallRecord, EndReason
+from app.calls.record import LINE_ENDS, CallRecord, EndReason
 from app.calls.sentences import SayRefusal, SayRefused, SaySentence, Sentences, SentenceSaid
 from app.calls.suspension import GapOver, OpenCall, ResumeCall, Suspended, Suspension
 from app.calls.transfer import MOST_TRANSFERS, AskTransfer
@@ -106,6 +106,7 @@ class CallSession:
         self._greeting: list[Frame] = []
         self._has_sounded = False
         self._deadline_s, self._late_reason = now + limits.socket_within_s, EndReason.NO_SOCKET
+        self._untransferred: EndReason | None = None
 
     @property
     def counts(self) -> Counter[str]:
@@ -252,15 +253,27 @@ class CallSession:
         return self.leg.finish(now)
 
     def end(self, reason: EndReason, now: float, detail: str = "") -> Sequence[Command]:
-        """End the call, whatever its state; once ended it stays so."""
+        """End the call, whatever its state; once ended it stays so.
+
+        A call that drains ends for the reason of that, also if its line ends first: no other stream goes on with it.
+        """
         if self.state is CallState.ENDED:
             return []
-        if self.is_transferring and reason in (EndReason.CALLER_HUNG_UP, EndReason.SOCKET_LOST):
-            reason = EndReason.TRANSFERRED
+        may_be_transferred = self.is_transferring and reason in (EndReason.CALLER_HUNG_UP, EndReason.SOCKET_LOST)
+        if self.state is CallState.DRAINING and reason in LINE_ENDS:
+            reason = self._late_reason
+        if may_be_transferred:
+            self._untransferred, reason = reason, EndReason.TRANSFERRED
         self._move(CallState.ENDED)
         self.record.on_end(self.stream, reason, detail, now)
         self.record.counts.update(self.leg.counts)
         return [End(reason, detail)]
+
+    def cancel_transfer(self) -> None:
+        """The carrier has refused; a stream that has ended meanwhile has ended for its own reason."""
+        self.is_transferring = False
+        if self._untransferred:
+            self.record.correct_end(self.stream, self._untransferred)
 
     def _start(self, event: Started, now: float, phase_s: float | None) -> Sequence[Command]:
         if event.call_sid != self.record.call_sid or self._account_sid not in ("", event.account_sid):

@@ -42,9 +42,9 @@ async def run_media_socket(
     blocked_after_s: float = BLOCKED_AFTER_S,
     silent_after_s: float = SILENT_AFTER_S,
 ) -> None:
-    await websocket.accept()
     protocol, progress = StreamProtocol(), _MessageCounts()
     try:
+        await websocket.accept()
         async with asyncio.TaskGroup() as tasks:
             writing = tasks.create_task(_write(websocket, protocol, call, progress))
             silence = tasks.create_task(_end_silent(progress, call, silent_after_s))
@@ -55,6 +55,8 @@ async def run_media_socket(
             blockage.cancel()
     except* TimeoutError:
         call.end(EndReason.SOCKET_BLOCKED)
+    except* OSError:  # the peer was gone before its socket was accepted
+        call.end(EndReason.SOCKET_LOST)
     finally:
         call.end(EndReason.SOCKET_LOST)
 

@@ -190,6 +190,22 @@ async def test_a_stream_that_never_comes_leaves_the_end_of_the_call_as_it_was() 
     assert line.kept[-1].end is EndReason.CALLER_HUNG_UP
 
 
+@pytest.mark.parametrize("reason", [EndReason.SOCKET_LOST, EndReason.CALLER_HUNG_UP])
+async def test_a_call_that_an_operator_hangs_up_goes_on_nowhere_though_its_line_ends_first(reason: EndReason) -> None:
+    line = Line()
+    call = line.talk(ANN)
+    line.say(call, " one")
+    line.pass_time(0.1)
+    verb = line.ring(ANN, CallStatus="in-progress", webhook_token="t2")
+    assert line.manager.hang_up(ANN)
+    assert call.session.state is CallState.DRAINING
+    call.end(reason)
+    assert (line.manager.active_calls, line.ends()) == (0, [EndReason.OPERATOR])
+    assert line.after_stream(ANN) == Hangup()
+    assert isinstance(verb, Connect)
+    assert line.manager.claim(verb.url.rpartition("/")[2]) is None
+
+
 @pytest.mark.parametrize("reason", [EndReason.OPERATOR, EndReason.TIME_LIMIT, EndReason.HANGUP_KEY])
 async def test_a_call_that_we_end_does_not_go_on_in_a_stream_that_stands_by(reason: EndReason) -> None:
     line = Line()

@@ -1,11 +1,11 @@
-"""When the codes of a frame go to the transcriber."""
+"""When the codes of a frame go to the transcriber, and what becomes of them without one."""
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.messages import Epoch, Frame, Slot, Speech, SpeechEnded, SpeechMessage
-from workers.transcription import HeldSpeech
+from workers.messages import Epoch, Frame, Slot, Speech, SpeechEnded, SpeechMessage, TranscriptEnd, TranscriptMessage
+from workers.transcription import HeldSpeech, Transcription
 
 A, B = Slot(0), Slot(1)
 
@@ -61,3 +61,13 @@ def test_everything_goes_once_and_in_order_and_one_frame_of_a_call_is_held(moves
     gone += held.flush()
     for slot in (A, B):
         assert numbers([one for one in gone if one.slot == slot]) == numbers([one for one in added if one.slot == slot])
+
+
+def test_without_a_transcriber_a_transcript_ends_with_its_call() -> None:
+    came: list[TranscriptMessage] = []
+    transcription = Transcription(came.append)
+    transcription.send(speech(A, 0))
+    transcription.send(speech(A, 1))
+    transcription.send(SpeechEnded(A, Epoch(1)))
+    assert came == [TranscriptEnd(A, Epoch(1))], "nobody waits for last words that do not come"
+    assert transcription.missed == 2

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 MOST_DECODED_S = 2.0
 """Of one message of a server no more is decoded."""
+MOST_TEXT = 1_000
+"""So many characters wait for the sound that they come with; a server that sends none must not fill our memory."""
 CHECK_EVERY_S = 1.0
 TOGETHER_S = 0.01
 
@@ -52,6 +54,8 @@ class RemoteCall:
         """Frames of the caller's that were too late for a server."""
         self.socket: ClientConnection | None = None
         """Of the last session."""
+        self.answers = 0
+        """How many trials its server had answered when that session was last alive."""
         self._opening, self._target = opening, target
         self._emit, self._patience = emit, patience
         self._client: ChatClient | None = None
@@ -75,7 +79,8 @@ class RemoteCall:
         try:
             if not server.url.personaplex:
                 await self._speaks.wait()
-            self.socket = await open_socket(self._target(server), ADVICE, self._patience.open_s)
+            target, self.answers = self._target(server), server.answers
+            self.socket = await open_socket(target, ADVICE, self._patience.open_s)
             await wait_handshake(self.socket, self._patience.handshake_s(server.url))
             return await self._talk(self.socket, server)
         except ConnectionFailed as error:
@@ -121,9 +126,12 @@ class RemoteCall:
             match client.receive(data, loop.time()):
                 case DecodedAudio(samples) if len(samples):
                     server.speak()
+                    self.answers = server.answers
                     self._receive_audio(samples)
                 case TextPiece(text):
                     self._text += text
+                    if len(self._text) >= MOST_TEXT:
+                        self._emit_frame(0)
                 case ErrorText(text):
                     log.warning("%s says: %.200s", server.name, text)
 

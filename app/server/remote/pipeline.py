@@ -150,8 +150,10 @@ class RemotePipeline:
         try:
             reason = await call.hold(server)
         finally:
-            if reason:
+            if reason and server.is_new_loss(call.answers):
                 self._set_aside(server, reason)
+            elif reason:
+                log.warning("%s has lost another session: %s", server.name, reason)
             self._start(self._end(server, call.socket), self._tasks)
 
     async def _acquire(self) -> Server:

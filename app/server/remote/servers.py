@@ -24,7 +24,9 @@ class Server:
     trial_s: float = 0.0
     """When it is tried again."""
     failures: int = 0
-    """All that there were."""
+    """How often it was set aside."""
+    answers: int = 0
+    """How many trials it has answered."""
     _in_turn: int = 0
 
     @property
@@ -47,8 +49,17 @@ class Server:
         self.failures += 1
         return back_off_s
 
+    def is_new_loss(self, answers: int) -> bool:
+        """Whether the loss of a session shows that it fails: not if it is set aside already or has answered since.
+
+        The session was last alive after so many `answers`. A server that restarts loses all its sessions at about the
+        same time.
+        """
+        return self.up and answers == self.answers
+
     def answer(self) -> None:
         self.up = True
+        self.answers += 1
 
     def speak(self) -> None:
         """Moshi was heard."""

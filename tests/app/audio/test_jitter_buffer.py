@@ -229,6 +229,27 @@ def test_a_jump_forward_that_no_line_explains_is_a_new_clock(jump_ms: int) -> No
     assert buffer.counts == {"clock_resets": 1}
 
 
+@pytest.mark.parametrize("jump_s", [2.1, 11.0, 12.1, 60.0])
+def test_after_a_long_greeting_a_jump_is_a_new_clock_as_well(jump_s: float) -> None:
+    before, after, buffer = packets(bytes(PACKET) * 550), voice(1_280), started(start_s=10.0)
+    moved = [(11.0 + at_s, 11_000 + round(jump_s * 1_000) + ms, sound) for at_s, ms, sound in packets(after)]
+    done = run(buffer, [*before, *moved])
+    assert len(done) == int(1.16 / FRAME_S)
+    assert buffer.counts == {"clock_resets": 1}
+
+
+@pytest.mark.parametrize("jump_s", [2.1, 9.0, 11.0, 30.0])
+@pytest.mark.parametrize("at_s", [0.0, 1.0])
+def test_a_jump_in_a_greeting_leaves_its_end_where_it_is(jump_s: float, at_s: float) -> None:
+    line, buffer = packets(bytes(PACKET) * 600), started(start_s=10.0)
+    ahead_ms = [round(jump_s * 1_000) if came_s > at_s else 0 for came_s, _, _ in line]
+    jumped = [(came_s, ms + more, sound) for (came_s, ms, sound), more in zip(line, ahead_ms, strict=True)]
+    done = run(buffer, jumped)
+    assert times(done)[0] == pytest.approx(10.08, abs=PACKET_S + 1e-6)
+    assert len(set(times(done))) == len(done) == pytest.approx(2.0 / FRAME_S, abs=1), "one at a time"
+    assert buffer.counts == {"clock_resets": 1}
+
+
 def test_a_clock_that_went_back_is_believed_after_a_while() -> None:
     before, after = voice(8_000 * 8, 1), voice(8_000 * 8, 2)
     set_anew = [(8.0 + at_s, ms, sound) for at_s, ms, sound in packets(after)]

@@ -224,6 +224,17 @@ def test_without_a_pause_speech_is_shortened_while_standing_latency_is_urgent() 
     assert line.buffer.underruns == []
 
 
+def test_the_rest_of_a_speech_is_a_single_packet_and_is_not_shortened() -> None:
+    line, now = standing(0.2)
+    now = line.speak_on(STANDING_FRAMES, now)
+    shortened = line.playout.counts["packets_shortened"]
+    line.speak(SPEECH[:160], now)
+    line.speak(SPEECH[:320], now + PACKET_S)
+    line.pass_time(now + 1.0)
+    assert [len(sent.payload) for _, sent in line.sent[-2:]] == [160, 160]
+    assert line.playout.counts["packets_shortened"] == shortened + 1 > 1, "two packets are enough to shorten"
+
+
 def test_much_standing_latency_is_cleared() -> None:
     line, now = standing(CLEARED_FROM_S + 0.1)
     line.speak_on(STANDING_FRAMES, now)
@@ -296,7 +307,7 @@ def test_a_buffer_that_is_low_for_long_is_filled_by_repeating_a_quiet_packet() -
 # Whatever happens.
 
 WAITS = st.sampled_from([0.0, 0.01, 0.06, 0.08, 0.08, 0.08, 0.08, 0.1, 0.5])
-SOUNDS = st.sampled_from([SPEECH, QUIET, speech_with_a_pause(0), speech_with_a_pause(3)])
+SOUNDS = st.sampled_from([SPEECH, SPEECH[:160], QUIET, speech_with_a_pause(0), speech_with_a_pause(3)])
 
 
 @given(st.lists(st.tuples(WAITS, SOUNDS, st.booleans(), st.booleans()), max_size=80), st.integers(0, 12))
@@ -319,7 +330,7 @@ def test_all_lost_audio_is_counted_and_the_order_is_kept(
     assert times(line) == sorted(times(line))
     assert all(len(sent.payload) % 160 == 0 and sent.payload for _, sent in line.sent)
     counts = line.playout.counts
-    pushed = 4 * (greeting + len(frames)) + counts["packets_repeated"]
+    pushed = 4 * greeting + sum(len(samples) // 160 for _, samples, _, _ in frames) + counts["packets_repeated"]
     sent = sum(len(sent.payload) for _, sent in line.sent) // 160
     cut = counts["packets_dropped"] + counts["packets_shortened"]
     assert pushed - cut - 4 * counts["frames_cleared"] <= sent <= pushed - cut - counts["frames_cleared"]

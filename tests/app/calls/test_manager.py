@@ -17,6 +17,7 @@ from app.calls.registry import RECORDS_KEPT, RECORDS_WITH_SPANS
 from app.calls.session import START_WITHIN_S
 from app.calls.statistics import PROCESSING_EMA_WEIGHT
 from app.config import read_settings
+from app.twilio import twiml
 from app.twilio.events import CallSid, Connected, DtmfPressed, Media, Started, Stopped, StreamSid
 from tests.app.calls.front import ANN, BOB, EVE, Front
 from workers.messages import FRAME_S, Close, Epoch, Failed, Frame, Open, Slot, Span, Stage
@@ -154,6 +155,25 @@ async def test_a_token_is_good_once_until_it_expires_or_its_call_ends() -> None:
     assert front.manager.claim(bob.token) is None
     now_s = eve.expires_s
     assert front.manager.claim(eve.token) is None
+
+
+async def test_each_webhook_of_a_call_that_is_on_gives_its_next_stream_the_whole_time_to_come() -> None:
+    now_s = 100.0
+    front = Front(clock=lambda: now_s)
+    old = front.talk(ANN)
+    first = front.ring(ANN, webhook_token="repeated by a proxy")
+    now_s += TTL_S - 0.5
+    second = front.ring(ANN, webhook_token="of a call whose stream was lost unnoticed")
+    assert second == first
+    now_s += TTL_S - 0.1
+    new = front.open_socket(second)
+    assert (new.session.record.call_sid, old.session.stream.end) == (ANN, EndReason.REPLACED)
+    assert new.session.stream.webhook_token == "of a call whose stream was lost unnoticed"
+    again = front.ring(ANN, webhook_token="of one more")
+    now_s += TTL_S
+    assert isinstance(again, twiml.Connect)
+    assert front.manager.claim(again.url.rpartition("/")[2]) is None
+    assert not new.over
 
 
 async def test_no_call_is_taken_while_a_worker_is_down_or_all_slots_are_taken_or_the_service_stops() -> None:

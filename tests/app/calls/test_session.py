@@ -293,7 +293,15 @@ def test_while_a_call_drains_nothing_is_listened_to_or_said() -> None:
     assert hear(session, packets(0.5), start_s=62.0) == []
     assert session.handle_frame(frame(1, sound(1)), 62.1) == []
     assert session.phase_s(62.1) is None
-    assert session.receive(Stopped(), 62.2) == [End(EndReason.CALLER_HUNG_UP)]
+    assert session.receive(Stopped(), 62.2) == [End(EndReason.TIME_LIMIT)]
+
+
+@pytest.mark.parametrize("reason", [EndReason.SOCKET_LOST, EndReason.SOCKET_BLOCKED, EndReason.PROTOCOL])
+def test_a_line_that_is_lost_while_its_call_drains_changes_nothing_in_the_reason(reason: EndReason) -> None:
+    session, _ = draining()
+    assert session.end(reason, 62.2, "close code 1006") == [End(EndReason.TIME_LIMIT, "close code 1006")]
+    failed, _ = draining()
+    assert failed.end(EndReason.INTERNAL, 62.2) == [End(EndReason.INTERNAL)], "an error of ours is told"
 
 
 def test_what_waits_when_the_time_is_up_is_sent_and_heard() -> None:

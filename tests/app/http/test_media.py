@@ -73,11 +73,13 @@ class Line:
         assert self.close_code == close_code
 
     async def _receive(self, message: Message) -> None:
-        if message["type"] == "websocket.accept":
-            return
-        self.tried.set()
+        is_acceptance = message["type"] == "websocket.accept"
+        if not is_acceptance:
+            self.tried.set()
         if self.is_gone:
             raise OSError("nobody is there")
+        if is_acceptance:
+            return
         await self.reads.wait()
         if message["type"] == "websocket.close":
             self.close_code = message["code"]
@@ -103,6 +105,12 @@ async def test_commands_are_sent_in_order_and_the_socket_closes_when_the_caller_
     sent = [("media", None), ("mark", "0:2"), ("media", None), ("mark", "0:3"), ("clear", None)]
     assert kinds == [("mark", "0:1"), *sent]
     assert all(heard["streamSid"] == "MZ1" for heard in line.heard)
+
+
+async def test_a_peer_that_is_gone_before_its_socket_is_accepted_ends_the_call() -> None:
+    line = Line()
+    line.is_gone = True
+    await line.ends(line.serve(), EndReason.SOCKET_LOST, close_code=None)
 
 
 async def test_a_peer_that_stops_reading_ends_the_call() -> None:

@@ -1,7 +1,7 @@
 """`POST /api/calls/{call_sid}/transfer` and the caller's key, with workers and a REST API that are lists."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import httpx
 import pytest
@@ -28,11 +28,14 @@ class Carrier:
     def __init__(self) -> None:
         self.followed: list[tuple[str, str]] = []
         self.fault: RestError | None = None
+        self.meanwhile: Callable[[], None] = lambda: None
+        """What happens while Twilio is asked."""
 
     async def redirect(self, call_sid: CallSid, url: str) -> None:
         raise AssertionError
 
     async def follow(self, call_sid: CallSid, twiml: str) -> None:
+        self.meanwhile()
         if self.fault:
             raise self.fault
         self.followed.append((call_sid, twiml))
@@ -134,6 +137,19 @@ async def test_a_call_that_the_carrier_does_not_transfer_goes_on(transferring: T
     assert (await transferring.ask(sid(call))).status_code == 202
     call.handle_event(Stopped())
     assert [one.status for one in call.session.record.transfers] == ["Twilio answered with HTTP 500", ""]
+
+
+@pytest.mark.parametrize("end", [EndReason.CALLER_HUNG_UP, EndReason.SOCKET_LOST])
+@pytest.mark.parametrize("is_refused", [True, False])
+async def test_a_call_whose_stream_ends_while_the_carrier_is_asked_was_transferred_unless_it_refuses(
+    transferring: Transferring, call: ActiveCall, end: EndReason, is_refused: bool
+) -> None:
+    transferring.rest.meanwhile = lambda: call.end(end)
+    transferring.rest.fault = RestError("the call is not in progress", status=400) if is_refused else None
+    await transferring.ask(sid(call))
+    record = call.session.record
+    assert (record.end, record.streams[0].end) == 2 * ((end if is_refused else EndReason.TRANSFERRED),)
+    assert (await transferring.front.http.get(f"/api/calls/{sid(call)}")).json()["end"] == record.end
 
 
 async def test_a_key_does_not_have_a_call_transferred_for_ever(transferring: Transferring, call: ActiveCall) -> None:

@@ -13,6 +13,7 @@ import pytest
 from app.calls.chat_leg import PACKET_SAMPLES
 from app.calls.speaker import Moved, SpeakerMessage
 from app.config import read_settings
+from app.server.remote.call import MOST_TEXT
 from app.server.remote.pipeline import RemotePipeline
 from app.server.remote.targets import Patience
 from tests.app.cli.talk.moshi_server import MoshiServer, one_message, serving
@@ -161,6 +162,18 @@ async def test_words_come_with_the_frames_and_those_before_the_handshake_do_not(
         assert "".join(frame.text for frame in await calls.frames(6)) == " Hello there"
 
 
+async def test_words_without_any_sound_are_passed_on_and_do_not_pile_up() -> None:
+    words = b"\x02" + 50 * b" word"
+    server = MoshiServer(change=lambda step, ogg: [words])
+    async with ready(server), calling(server.url) as calls:
+        calls.open()
+        calls.say()
+        for _ in range(3):
+            message = await calls.next()
+            assert isinstance(message, Frame)
+            assert (message.pcm, message.text) == (None, MOST_TEXT // 5 * " word")
+
+
 async def test_nothing_is_sent_before_the_caller_speaks_and_silence_when_they_pause() -> None:
     server = MoshiServer()
     async with ready(server), calling(server.url) as calls:
@@ -218,6 +231,44 @@ async def test_a_single_server_that_ends_is_tried_again_for_the_same_call() -> N
         await calls.next_of(Moved)
         calls.say()
         await calls.frames(3)
+
+
+async def test_a_server_that_loses_several_sessions_at_once_has_failed_once() -> None:
+    lost: list[int] = []
+
+    def breaks_three(step: int, ogg: bytes) -> Sequence[bytes]:
+        if step == 20 and len(lost) < 3:
+            lost.append(step)
+            raise ConnectionError
+        return one_message(step, ogg)
+
+    server = MoshiServer(change=breaks_three)
+    async with ready(server), calling(f"{server.url}?sessions=3") as calls:
+        for slot in range(3):
+            calls.open(slot)
+            calls.say(slot)
+        for _ in range(3):
+            await calls.next_of(Moved)
+        assert [server.failures for server in calls.pipeline.servers] == [1]
+
+
+async def test_a_session_that_outlived_a_failure_of_its_server_shows_the_next_one() -> None:
+    lost: list[int] = []
+
+    def breaks_one_and_later_the_other(step: int, ogg: bytes) -> Sequence[bytes]:
+        if len(lost) < 2 and step == (20, 60)[len(lost)]:
+            lost.append(step)
+            raise ConnectionError
+        return one_message(step, ogg)
+
+    server = MoshiServer(change=breaks_one_and_later_the_other)
+    async with ready(server), calling(f"{server.url}?sessions=2") as calls:
+        for slot in range(2):
+            calls.open(slot)
+            calls.say(slot)
+        first = await calls.next_of(Moved)
+        assert (await calls.next_of(Moved)).slot != first.slot
+        assert [server.failures for server in calls.pipeline.servers] == [2]
 
 
 async def test_a_locked_server_is_set_aside_until_it_answers() -> None:

@@ -63,6 +63,20 @@ def test_only_a_session_with_sound_resets_the_intervals() -> None:
     assert server.failures == 3
 
 
+def test_a_server_that_loses_its_sessions_together_has_failed_once() -> None:
+    servers = up("ws://a?sessions=8")
+    (server,) = servers.all
+    began = server.answers
+    assert server.is_new_loss(began)
+    server.fail("the connection broke", 1.0)
+    assert not server.is_new_loss(began), "it is set aside already"
+    assert servers.begin_trials(1.0 + BACK_OFF_S[0]) == [server]
+    assert not server.is_new_loss(began), "and is being tried"
+    server.answer()
+    assert not server.is_new_loss(began), "and answers again: a session that was silent since says nothing"
+    assert server.is_new_loss(server.answers)
+
+
 def test_while_a_server_is_set_aside_the_others_are_not_overbooked() -> None:
     servers = up("ws://a,ws://b")
     servers.all[0].fail("not reached", 0.0)
