@@ -98,7 +98,7 @@ class CallRouter:
         if settled := self.settle(form, webhook_token):
             return settled
         known = self._is_known(form)
-        answer = self.put_through(form, webhook_token) or self._queue(form, self._request(form, webhook_token))
+        answer = self.put_through(form, webhook_token) or self._queue(form, self.request(form, webhook_token))
         if answer and not known:
             self.on_admitted(form)
         return answer or self.reject(form)
@@ -108,7 +108,7 @@ class CallRouter:
 
         A call that is `known` elsewhere is not screened again. Raises ValueError for an invalid query.
         """
-        self._request(form, webhook_token)
+        self.request(form, webhook_token)
         if form.fields.get("AnsweredBy") in MACHINES:
             CallLogger(log, form.call_sid).info("answered by a machine, hanging up")
             self.rejected[RejectReason.MACHINE] += 1
@@ -130,7 +130,7 @@ class CallRouter:
         `again` is how often the call has been brought back.
         """
         self._call_queue.reserve_next()
-        return self._put_through(form, self._request(form, webhook_token), again)
+        return self._put_through(form, self.request(form, webhook_token), again)
 
     def on_admitted(self, form: Form) -> None:
         """Count a new call that has been accepted, for the limit of calls per number."""
@@ -140,7 +140,7 @@ class CallRouter:
         """Answer when a stream is over: with the next one if it was lost, else hang up."""
         if answer := self.bring_back(form, webhook_token):
             return answer
-        request = self._manager.lost(form.call_sid) or self._request(form, webhook_token)
+        request = self._manager.lost(form.call_sid) or self.request(form, webhook_token)
         return self._queue(form, request) or self.reject(form)
 
     def bring_back(self, form: Form, webhook_token: str = "") -> str | None:
@@ -158,7 +158,7 @@ class CallRouter:
         return self._put_through(form, replace(request, webhook_token=webhook_token), again)
 
     def wait(self, form: Form) -> str:
-        return self._call_queue.page(form.call_sid, self._request(form))
+        return self._call_queue.page(form.call_sid, self.request(form))
 
     def after_wait(self, form: Form) -> str:
         """Answer when a caller has left Twilio's queue, for whatever reason."""
@@ -168,7 +168,7 @@ class CallRouter:
         if result == HANGUP:
             self._end(form.call_sid, EndReason.CALLER_HUNG_UP, "while waiting", CallState.RESERVED)
         holds = self._manager.holds(form.call_sid)
-        return (holds and self._put_through(form, self._request(form))) or twiml.hangup()
+        return (holds and self._put_through(form, self.request(form))) or twiml.hangup()
 
     def after_dial(self, form: Form, webhook_token: str = "") -> str:
         """Answer when a transfer is over: the call ends, or is back because nobody has answered."""
@@ -207,7 +207,8 @@ class CallRouter:
         record = self._manager.record(form.call_sid)
         return form.outbound or bool(record and record.streams) or form.call_sid in self._call_queue
 
-    def _request(self, form: Form, webhook_token: str = "") -> VoiceRequest:
+    def request(self, form: Form, webhook_token: str = "") -> VoiceRequest:
+        """Return what a voice webhook says of a call, and asks for. Raises ValueError for a wrong query."""
         return VoiceRequest(
             read_greeting_frames(form.query, self._settings.calls.greeting_frames),
             form.caller,
@@ -263,7 +264,7 @@ class CallRouter:
 
     def reject(self, form: Form) -> str:
         """Return the answer to a call for which there is no slot, and record it."""
-        request = self._request(form)
+        request = self.request(form)
         CallLogger(log, form.call_sid).warning("no slot for %s", mask_number(form.caller))
         why = RejectReason.NOT_READY if self._manager.free_slots else RejectReason.BUSY
         self.rejected[why] += 1

@@ -146,10 +146,10 @@ class ClusterRouting:
         if call := self._manager.claim(token):
             self._own(call)
             return call
-        call_sid = self._tokens.redeem(self._member.name, token, time.time())
-        if call_sid is None or self._manager.call(call_sid):
+        admitted = self._tokens.redeem(self._member.name, token, time.time())
+        if admitted is None or self._manager.call(admitted[0]):
             return None
-        reservation = self._manager.reserve(call_sid)
+        reservation = self._manager.reserve(*admitted)
         self._member.announce()
         return self._manager.claim(reservation.token) if reservation else None
 
@@ -194,7 +194,8 @@ class ClusterRouting:
             return await self._enqueue(form) or self._router.reject(form)
         self.without_nats += 1
         self._given[best.heartbeat.boot] = self._given.get(best.heartbeat.boot, 0) + 1
-        token = self._tokens.make(best.heartbeat.node, form.call_sid, time.time())
+        asks_for = self._router.request(form, webhook_token)
+        token = self._tokens.make(best.heartbeat.node, form.call_sid, asks_for, time.time())
         return self._router.connect(form, token, best.heartbeat.url)
 
     async def _resume_here(self, request: PlaceRequest) -> str | None:

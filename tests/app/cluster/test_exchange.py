@@ -2,16 +2,22 @@
 
 import asyncio
 import time
+from types import SimpleNamespace
 from typing import Any, cast
 
+from app.calls.admission import VoiceRequest
 from app.calls.conversation import Conversation, ConversationHeader
+from app.calls.personas import Chosen
 from app.cluster.bus import Bus
 from app.cluster.exchange import Exchange
+from app.cluster.fallback import FallbackTokens
 from app.cluster.log_store import LogStore
 from app.cluster.member import Member
 from app.cluster.messages import Heartbeat, Hook, PlaceRequest
 from app.cluster.placement import Asked
 from app.cluster.queue import ClusterQueue
+from app.cluster.routing import ClusterRouting
+from app.cluster.seal import Seal
 from app.twilio import twiml
 from app.twilio.events import CallSid, Connected, Started, StreamSid
 from tests.app.calls.front import ANN, BOB, Front, form, settle
@@ -110,3 +116,23 @@ async def test_a_call_whose_checkpoint_no_node_has_begins_anew() -> None:
     answer = await node.exchange.answer_here(request(ANN, Hook.VOICE, 4))
     call = node.front.open_socket(twiml.parse(answer or "")[0])
     assert call.session.record.gaps == []
+
+
+async def test_a_call_with_a_token_of_another_node_is_answered_by_the_persona_it_was_sent_for() -> None:
+    asked: list[tuple[str, str]] = []
+
+    def choose(name: str, called: str, prompt: str) -> Chosen:
+        asked.append((name, called))
+        return Chosen()
+
+    front, tokens = Front(choose=choose), FallbackTokens(Seal(["the-token"]), "AC1")
+    node: Any = SimpleNamespace(name="b", announce=lambda: None)
+    nothing: Any = None
+    parts = (tokens, front.call_router, front.manager, 0)
+    routing = ClusterRouting(nothing, node, nothing, nothing, nothing, *parts)
+    wanted = VoiceRequest(caller="+15550100001", called="+15550100000", persona="ada", record=True)
+    call = routing.claim(tokens.make("b", ANN, wanted, time.time()))
+    assert call
+    assert asked[0] == ("ada", "+15550100000")
+    assert call.request.record
+    assert (call.session.record.caller, call.session.record.called) == (wanted.caller, wanted.called)

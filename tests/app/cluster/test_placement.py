@@ -2,6 +2,7 @@
 
 import pytest
 
+from app.calls.admission import VoiceRequest
 from app.cluster.directory import HEARTBEAT_S, Directory
 from app.cluster.fallback import GOOD_FOR_S, FallbackTokens
 from app.cluster.messages import Offer, Wait
@@ -82,14 +83,19 @@ def test_without_nats_no_caller_is_sent_to_a_node_that_was_silent_before() -> No
     assert best.heartbeat.node == "b"
 
 
+ASKED = VoiceRequest(
+    caller="sip:jürgen@example.com", called="+15550100000", direction="inbound", persona="ada", record=True
+)
+
+
 def fresh(account: str = "AC1", secret: str = "the-token") -> FallbackTokens:
     return FallbackTokens(Seal([secret]), account)
 
 
 def test_a_fallback_token_is_good_for_one_call_at_one_node_once_until_it_expires() -> None:
     tokens = FallbackTokens(SEAL, "AC1")
-    token = tokens.make("b", CALL, 1000.0)
-    assert fresh().redeem("b", token, 1000.0 + GOOD_FOR_S - 1) == CALL
+    token = tokens.make("b", CALL, ASKED, 1000.0)
+    assert fresh().redeem("b", token, 1000.0 + GOOD_FOR_S - 1) == (CALL, ASKED)
     assert fresh().redeem("b", token, 1000.0 + GOOD_FOR_S) is None
     assert fresh().redeem("b", token, 1000.0 - 2 * GOOD_FOR_S) is None
     assert fresh().redeem("c", token, 1000.0) is None
@@ -97,10 +103,12 @@ def test_a_fallback_token_is_good_for_one_call_at_one_node_once_until_it_expires
     assert fresh(secret="another").redeem("b", token, 1000.0) is None
     assert fresh().redeem("b", token.replace(CALL, sid(2)), 1000.0) is None
     once = fresh()
-    assert [once.redeem("b", token, 1000.0), once.redeem("b", token, 1000.0)] == [CALL, None]
+    assert [once.redeem("b", token, 1000.0), once.redeem("b", token, 1000.0)] == [(CALL, ASKED), None]
 
 
-@pytest.mark.parametrize("token", ["", "a.b.c", f"{CALL}.99999999999.{'0' * 32}", "é" * 50, f"{CALL}.1\n.x"])
+@pytest.mark.parametrize(
+    "token", ["", "a.b.c", f"{CALL}.99999999999.{'0' * 32}", f"{CALL}.9.e30=.{'0' * 32}", "é" * 50, f"{CALL}.1\n.x"]
+)
 def test_what_is_no_fallback_token_admits_nobody(token: str) -> None:
     assert FallbackTokens(SEAL, "AC1").redeem("b", token, 0.0) is None
 
