@@ -19,13 +19,13 @@ LIGHT = {
 }
 """What the app may import from the workers."""
 _PURE = {
-    "calls": "admission chat_leg leg limits masking personas prompts record screening sentences session statistics"
-    " transcript transfer words",
+    "calls": "admission chat_leg end_reason leg limits masking personas prompts record screening sentences session"
+    " statistics transcript transfer words",
     "twilio": "errors events parties protocol status wire",
     "telemetry/webhooks": "actions queue",
     "telemetry/recording": "timeline",
     "server/remote": "client messages pacer query servers",
-    "cluster": "directory fallback messages mover placement seal token_log waiting",
+    "cluster": "directory fallback messages failover placement seal token_log waiting",
 }
 PURE = [f"app/{folder}/{name}.py" for folder, names in _PURE.items() for name in names.split()]
 PURE += ["app/audio"]
@@ -48,7 +48,7 @@ ONLY_IN = {
     },
     "sphn": {"app/audio/opus.py"},
     "nats": {f"app/cluster/{name}.py" for name in ("bus", "log_store", "survey")},
-    "prometheus_client": {"app/telemetry/metrics/families.py"},
+    "prometheus_client": {"app/telemetry/metrics/exposition.py"},
     "opentelemetry": {"app/telemetry/traces.py"},
 }
 """Dependencies that only these modules may import."""

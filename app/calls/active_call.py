@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 from app.audio.playout import PlayoutCommand
 from app.calls.admission import Reservation, Standby, VoiceRequest
+from app.calls.end_reason import EndReason
 from app.calls.leg import SendFrame
 from app.calls.observer import CallLevels, CallObserver, Observers
-from app.calls.record import EndReason
 from app.calls.sentences import SaySentence, SentenceSaid
 from app.calls.session import CallSession, Command, End
 from app.calls.suspension import GapOver, OpenCall, ResumeCall, Suspended

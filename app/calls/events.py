@@ -16,9 +16,9 @@ from typing import Self
 
 from app.audio.level import ActivityDetector
 from app.audio.playout import PlayoutCommand, SendAudio
+from app.calls.end_reason import ERRORS, EndReason
 from app.calls.leg import SendFrame
 from app.calls.observer import CallObserver
-from app.calls.record import ERRORS, EndReason
 from app.calls.sentences import SentenceSaid
 from app.calls.session import CallSession, End
 from app.calls.transcript import Word

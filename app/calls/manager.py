@@ -8,17 +8,17 @@ from dataclasses import replace
 from app.calls.active_call import ActiveCall, ObserverFactory
 from app.calls.admission import TTL_S, Admission, Reservation, Standby, VoiceRequest, new_token
 from app.calls.conversation import Conversation
+from app.calls.conversation_store import ConversationStore
+from app.calls.end_reason import LINE_ENDS, LOST_ENDS, EndReason
 from app.calls.events import EventPublisher, Events
 from app.calls.last_words import LastWords
-from app.calls.memories import Memories
 from app.calls.observer import LogLines
 from app.calls.personas import Chosen, choose_nobody
-from app.calls.record import LINE_ENDS, LOST_ENDS, EndReason
 from app.calls.registry import CallRegistry
 from app.calls.resumption import Resumption
 from app.calls.session import CallState, End
 from app.calls.session_factory import SessionFactory
-from app.calls.speaker import Moved, SpeakerMessage
+from app.calls.speech_backend import BackendMessage, Moved
 from app.calls.statistics import StreamStatistics
 from app.config import Settings
 from app.logging import CallLogger
@@ -64,7 +64,7 @@ class CallManager(CallRegistry):
         self.on_slot_free: Callable[[], None] = lambda: None
         self.on_transfer_key: Callable[[ActiveCall], None] = lambda _: None
         self._send, self._workers_ready, self._choose, self._checkpoint = send, workers_ready, choose, checkpoint
-        self._memories = Memories(clock)
+        self._conversations = ConversationStore(clock)
         self._resumption = Resumption(float(settings.calls.resume_seconds), send, former_prompt, clock)
         self._sessions = SessionFactory(settings, self.statistics, choose, checkpoint)
         self._observers = [*observers, *self._own_observers(settings.logging.digits)]
@@ -138,15 +138,15 @@ class CallManager(CallRegistry):
             return call.request if self._resumption.within_s and was_on else None
         record = self.record(call_sid)
         is_lost = record and record.end in LOST_ENDS and not record.over
-        return self._memories.find(call_sid) if is_lost else None
+        return self._conversations.find(call_sid) if is_lost else None
 
     def restore(self, call_sid: CallSid, conversation: Conversation, request: VoiceRequest) -> None:
         """Have a call that another machine had go on with its conversation, once a slot is reserved for it."""
-        self._memories.keep(call_sid, (conversation, request))
+        self._conversations.keep(call_sid, (conversation, request))
 
     def forget(self, call_sid: CallSid) -> None:
         """Forget what was said in a call that is over."""
-        self._memories.pop(call_sid)
+        self._conversations.pop(call_sid)
 
     def stand_by(self, call: ActiveCall, request: VoiceRequest) -> str:
         """Return the token of a stream that Twilio may open in place of the one that is on.
@@ -177,7 +177,7 @@ class CallManager(CallRegistry):
         call.on_socket_open()
         return call
 
-    def handle_message(self, message: SpeakerMessage) -> None:
+    def handle_message(self, message: BackendMessage) -> None:
         """Handle what comes from the workers, or from Moshi servers; what belongs to a call that is over is dropped."""
         call = self._call_of(message)
         if call is None:
@@ -232,7 +232,7 @@ class CallManager(CallRegistry):
             call.end(EndReason.SHUTDOWN)
         self.events.close()
 
-    def _call_of(self, message: SpeakerMessage | TranscriptMessage) -> ActiveCall | None:
+    def _call_of(self, message: BackendMessage | TranscriptMessage) -> ActiveCall | None:
         """Return the call that a message is about; None if it is over."""
         call = self._calls.get(message.slot)
         return call if call and call.reservation.epoch == message.epoch else None
@@ -242,7 +242,7 @@ class CallManager(CallRegistry):
         now = self._clock()
         reservation = self._admission.reserve(call_sid, now, token)
         assert reservation is not None
-        conversation, earlier = self._memories.pop(call_sid) or (None, request)
+        conversation, earlier = self._conversations.pop(call_sid) or (None, request)
         request = replace(request, record=request.record or earlier.record)
         session = self._sessions.make(call_sid, request, now, conversation, self.record(call_sid))
         call = ActiveCall(
@@ -264,7 +264,7 @@ class CallManager(CallRegistry):
 
     def _can_wait(self, call_sid: CallSid) -> bool:
         """Tell whether a call may come back although the pipeline is being started again."""
-        known = self._memories.find(call_sid) is not None
+        known = self._conversations.find(call_sid) is not None
         return known and self.accepting and self._admission.free_slots > 0
 
     def _release(self, call: ActiveCall, end: End) -> None:
@@ -291,7 +291,7 @@ class CallManager(CallRegistry):
         if not (self._resumption.within_s and went_on and not record.over and not call.request.chat):
             return
         if end.reason in LINE_ENDS or (call.session.comes_back and end.reason is EndReason.NO_SOCKET):
-            self._memories.keep(record.call_sid, memory)
+            self._conversations.keep(record.call_sid, memory)
 
     def _standby(self, call: ActiveCall) -> Standby | None:
         """Return the stream that stands by for this one, None without one or once its time is over."""

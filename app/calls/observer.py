@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 
 from app.audio.level import LevelMeter
 from app.audio.playout import PlayoutCommand, SendAudio
+from app.calls.end_reason import ERRORS
 from app.calls.leg import SendFrame
-from app.calls.record import ERRORS, CallRecord, Gap
+from app.calls.record import CallRecord, Gap
 from app.calls.sentences import SentenceSaid
 from app.calls.session import CallSession, End
 from app.calls.suspension import Suspended

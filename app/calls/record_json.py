@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo
 
-from app.calls.record import CallRecord, EndReason
+from app.calls.end_reason import EndReason
+from app.calls.record import CallRecord
 from app.calls.transcript import Side, Word
 from app.twilio.parties import mask_number
 from workers.messages import Span

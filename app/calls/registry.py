@@ -8,7 +8,8 @@ from operator import itemgetter
 
 from app.calls.active_call import ActiveCall
 from app.calls.admission import VoiceRequest
-from app.calls.record import CallRecord, EndReason
+from app.calls.end_reason import EndReason
+from app.calls.record import CallRecord
 from app.calls.session import CallState
 from app.calls.statistics import Statistics
 from app.twilio.events import CallSid

@@ -23,9 +23,9 @@ from dataclasses import replace
 from enum import StrEnum
 
 from app.calls.admission import VoiceRequest
+from app.calls.end_reason import EndReason
 from app.calls.manager import CallManager
 from app.calls.queue import CallQueue
-from app.calls.record import EndReason
 from app.calls.screening import Screening, parse_patterns
 from app.calls.session import CallState
 from app.config import Settings, WhenBusy

@@ -26,9 +26,10 @@ from enum import Enum, auto
 
 from app.audio.playout import PlayoutCommand, SendAudio
 from app.calls.conversation import Conversation, ConversationHeader
+from app.calls.end_reason import LINE_ENDS, EndReason
 from app.calls.leg import Leg, PhoneLeg, SendFrame
 from app.calls.limits import CallLimits, IdleLimit
-from app.calls.record import LINE_ENDS, CallRecord, EndReason
+from app.calls.record import CallRecord
 from app.calls.sentences import SayRefusal, SayRefused, SaySentence, Sentences, SentenceSaid
 from app.calls.suspension import GapOver, OpenCall, ResumeCall, Suspended, Suspension
 from app.calls.transfer import MOST_TRANSFERS, AskTransfer

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from app.audio.playout import PlayoutCommand, SendAudio
+from app.calls.end_reason import EndReason
 from app.calls.leg import SendFrame
 from app.calls.observer import CallObserver
-from app.calls.record import EndReason, Gap
+from app.calls.record import Gap
 from app.calls.session import CallSession, CallState, End
 from app.calls.transcript import Side, Word
 from workers.histogram import Histogram

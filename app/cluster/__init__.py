@@ -2,7 +2,7 @@
 
 A node is this whole service on one machine, with a host name of its own for media (`NODE_URL`). The voice webhook
 (`PUBLIC_URL`) may lead to any of them. Media never crosses NATS; token logs do. Nothing here is imported without
-`NATS_URL`. The rules know no I/O and no clock: `messages`, `directory`, `placement`, `mover`, `waiting`, `fallback`,
+`NATS_URL`. The rules know no I/O and no clock: `messages`, `directory`, `placement`, `failover`, `waiting`, `fallback`,
 `token_log`; around them are thin shells: `bus` (NATS), `log_store` (JetStream), `queue`, `node`.
 
 Settings. `NATS_URL` names the servers and what to show them:

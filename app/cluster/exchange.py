@@ -4,8 +4,8 @@ import logging
 import time
 
 from app.calls.admission import VoiceRequest
+from app.calls.end_reason import LOST_ENDS, EndReason
 from app.calls.manager import CallManager
-from app.calls.record import LOST_ENDS, EndReason
 from app.calls.router import CallRouter, again_of
 from app.cluster.bus import Bus
 from app.cluster.log_store import LEADER_WITHIN_S, LogStore

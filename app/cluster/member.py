@@ -9,8 +9,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from app.calls.end_reason import EndReason
 from app.calls.manager import CallManager
-from app.calls.record import EndReason
 from app.cluster.bus import Bus
 from app.cluster.directory import HEARTBEAT_S, Directory
 from app.cluster.messages import Heartbeat, Move

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from app.telemetry.metrics.families import Family, counter, gauge, histogram
+from app.telemetry.metrics.exposition import Family, counter, gauge, histogram
 
 if TYPE_CHECKING:
     from app.cluster.node import ClusterNode

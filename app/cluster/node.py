@@ -6,29 +6,29 @@ import time
 from collections.abc import Callable, Iterator
 
 from app.calls.active_call import ActiveCall
+from app.calls.conversation_store import KEPT_S
 from app.calls.drain import Drain
+from app.calls.end_reason import LINE_ENDS, EndReason
 from app.calls.manager import CallManager
-from app.calls.memories import KEPT_S
 from app.calls.observer import CallObserver
 from app.calls.queue import CallRedirector, try_redirect
-from app.calls.record import LINE_ENDS, EndReason
 from app.calls.router import CallRouter
 from app.calls.session import CallState, End
 from app.cluster.bus import Bus
 from app.cluster.exchange import Exchange
+from app.cluster.failover import Failover
 from app.cluster.fallback import FallbackTokens
 from app.cluster.log_store import LogStore
 from app.cluster.member import Member
 from app.cluster.messages import DrainOrder, Heartbeat
 from app.cluster.metrics import cluster_families
-from app.cluster.mover import Mover
 from app.cluster.queue import ClusterQueue
 from app.cluster.routing import ClusterRouting
 from app.cluster.seal import Seal
 from app.cluster.view import cluster_view
 from app.config import Settings
 from app.logging import CallLogger
-from app.telemetry.metrics.families import Family
+from app.telemetry.metrics.exposition import Family
 from app.twilio.events import CallSid
 from app.twilio.number import VOICE_PATH
 
@@ -73,7 +73,7 @@ class ClusterNode:
         )
         self.redirected = self.not_redirected = 0
         """Calls of other nodes for which Twilio was asked to come again, and those that it refused."""
-        self._mover = Mover(self.member.directory)
+        self._failover = Failover(self.member.directory)
         self._purges: dict[CallSid, float] = {}
         manager.on_slot_free = self.member.announce
         bus.on_change = self._on_connection
@@ -149,7 +149,7 @@ class ClusterNode:
             while True:
                 await asyncio.sleep(MOVE_EVERY_S)
                 now = time.monotonic()
-                for call_sid, node in self._mover.due(now) if self.bus.is_connected else ():
+                for call_sid, node in self._failover.due(now) if self.bus.is_connected else ():
                     tasks.create_task(self._redirect(call_sid, f"{node} is silent"))
                 for call_sid in [one for one, due_s in self._purges.items() if due_s <= now]:
                     del self._purges[call_sid]

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from app.cluster.directory import Directory, Seen
+from app.cluster.failover import rendezvous
 from app.cluster.messages import Heartbeat, Offer
-from app.cluster.mover import rendezvous
 from app.twilio.events import CallSid
 
 ASK_WITHIN_S = 0.05

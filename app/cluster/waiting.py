@@ -8,8 +8,8 @@ monotonic; `since_s` in seconds since 1970.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from app.cluster.failover import rendezvous
 from app.cluster.messages import Wait
-from app.cluster.mover import rendezvous
 from app.twilio.events import CallSid
 
 ASKS_WITHIN_S = 20.0

@@ -7,7 +7,7 @@ from typing import Any, get_type_hints
 
 from pydantic import BaseModel, create_model
 
-from app.calls.record import EndReason
+from app.calls.end_reason import EndReason
 from app.calls.record_json import Exact, WordRow
 from app.calls.transcript import Word
 from app.telemetry.call_log import search

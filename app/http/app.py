@@ -29,7 +29,7 @@ from app.http.twilio_routes import Webhooks, build_media_router, build_twilio_ro
 from app.telemetry.call_log.address import find_address
 from app.telemetry.event_loop_lag import EventLoopLag
 from app.telemetry.live import LiveView
-from app.telemetry.metrics.families import Family
+from app.telemetry.metrics.exposition import Family
 from app.twilio.public_address import PublicAddress
 
 

@@ -16,8 +16,8 @@ from app.audio.playout import SendAudio
 from app.calls.active_call import ActiveCall
 from app.calls.chat_inbound import ChatAudioCounter
 from app.calls.chat_protocol import Kind
+from app.calls.end_reason import EndReason
 from app.calls.events import EventKind, Subscription
-from app.calls.record import EndReason
 from app.calls.session import CallState
 from app.http.media import BLOCKED_AFTER_S, NORMAL_CLOSURE
 from app.twilio.events import Connected, Started, StreamSid

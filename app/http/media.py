@@ -14,7 +14,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from app.audio.playout import ClearAudio, PlayoutCommand, SendAudio, SendMark
 from app.calls.active_call import ActiveCall
-from app.calls.record import EndReason
+from app.calls.end_reason import EndReason
 from app.twilio.protocol import StreamProtocol
 from app.twilio.wire import ProtocolViolation
 

@@ -21,7 +21,7 @@ from app.http.call_routes import json_response
 from app.http.operator_auth import OperatorAuth
 from app.telemetry.event_loop_lag import EventLoopLag
 from app.telemetry.live import SNAPSHOT_EVERY_S, LiveView, call_detail
-from app.telemetry.metrics.families import CONTENT_TYPE, Family, texts
+from app.telemetry.metrics.exposition import CONTENT_TYPE, Family, texts
 from app.twilio.events import CallSid
 from app.twilio.public_address import PublicAddress
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from app.calls.manager import CallManager
 from app.calls.queue import CallRedirector
 from app.calls.router import CallRouter
-from app.calls.speaker import Speaker, SpeakerMessage
+from app.calls.speech_backend import BackendMessage, SpeechBackend
 from app.config import EngineKind, Settings, SettingsError
 from app.server.remote.pipeline import RemotePipeline
 from workers.control_messages import Progress, WorkerConfig
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from app.cluster.node import ClusterNode
 
 
-def open_speaker(
+def open_backend(
     settings: Settings,
-    on_message: Callable[[SpeakerMessage], None],
+    on_message: Callable[[BackendMessage], None],
     on_lost: Callable[[str], None],
     on_progress: Callable[[Progress], None],
     on_prompt: Callable[[PromptMessage], None],
     on_transcript: Callable[[TranscriptMessage], None],
-) -> Speaker:
+) -> SpeechBackend:
     """Return what speaks in the calls. Raises SettingsError."""
     if settings.model.engine is EngineKind.REMOTE:
         return RemotePipeline(settings, on_message, on_prompt)

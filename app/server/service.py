@@ -16,11 +16,11 @@ from app.calls.manager import CallManager
 from app.calls.queue import CallQueue
 from app.calls.router import CallRouter
 from app.calls.routing import LocalRouting
-from app.calls.speaker import Moved, SpeakerMessage
+from app.calls.speech_backend import BackendMessage, Moved
 from app.config import Settings, SettingsError
 from app.http.app import build_app
 from app.http.rate_limit import RateLimiter
-from app.server.assembly import model_name, open_node, open_speaker
+from app.server.assembly import model_name, open_backend, open_node
 from app.server.background import BackgroundTasks, Run, cancel, endless
 from app.server.listener import WebServer
 from app.server.persona_prompts import ServicePersonas
@@ -32,7 +32,7 @@ from app.server.transfers import CarrierRest, Transfers
 from app.server.webhook_actions import carry_out
 from app.telemetry.event_loop_lag import EventLoopLag
 from app.telemetry.live import LiveView
-from app.telemetry.metrics.service import MetricSources
+from app.telemetry.metrics.catalogue import MetricSources
 from app.telemetry.webhooks.actions import Action
 from app.twilio.events import CallSid
 from app.twilio.public_address import PublicAddress
@@ -62,7 +62,7 @@ class Service:
         """Set once no more calls are accepted, while the last ones end."""
         self._tested = asyncio.Event()
         self._stopped = False
-        self.supervisor = open_speaker(
+        self.supervisor = open_backend(
             settings,
             self._on_message,
             self._on_pipeline_lost,
@@ -193,7 +193,7 @@ class Service:
         )
 
     async def _run_self_test(self) -> None:
-        took_s = await self._test_speaker()
+        took_s = await self._test_backend()
         self._tested.set()
         await self._personas.wait_prepared()
         slots = self.supervisor.slots
@@ -204,7 +204,7 @@ class Service:
         ready = f"ready for calls at {self.public.base_url}" if self.public.is_open else "workers are ready"
         log.info("%s; a frame takes %.0f ms", ready, took_s * 1000)
 
-    async def _test_speaker(self) -> float:
+    async def _test_backend(self) -> float:
         """Return what a frame takes in seconds; a Moshi server that has answered is not tested further."""
         if isinstance(self.supervisor, RemotePipeline):
             await self.supervisor.wait_ready()
@@ -246,7 +246,7 @@ class Service:
         self.manager.stop()
         self._server.stop()
 
-    def _on_message(self, message: SpeakerMessage) -> None:
+    def _on_message(self, message: BackendMessage) -> None:
         if self.self_tested.is_set():
             self.manager.handle_message(message)
         elif not isinstance(message, Moved):

@@ -19,7 +19,8 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 from opentelemetry.trace import SpanKind, StatusCode, Tracer
 
-from app.calls.record import ERRORS, CallRecord, EndReason
+from app.calls.end_reason import ERRORS, EndReason
+from app.calls.record import CallRecord
 from app.telemetry.call_log.entry import LATENCIES, PROCESSING, CallEntry
 from app.telemetry.call_log.from_record import ServiceIdentity, clock_zero, make_entry
 from workers.logging import Hide

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from app.calls.record import ERRORS, EndReason
+from app.calls.end_reason import ERRORS, EndReason
 from app.calls.router import RejectReason
 from app.config import Settings
 from app.server.service import Service

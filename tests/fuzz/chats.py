@@ -16,8 +16,8 @@ from app.audio.opus import OpusCodec, PcmCodec
 from app.audio.playback_buffer import FRAME, MOST, PlaybackBuffer
 from app.calls.admission import VoiceRequest
 from app.calls.chat_protocol import Kind
+from app.calls.end_reason import EndReason
 from app.calls.manager import CallManager
-from app.calls.record import EndReason
 from app.http.chat import ChatSocket
 from app.http.chat_query import ChatQueryError, parse_chat_query
 from app.http.chat_routes import NEWEST_S

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import httpx
 from hypothesis import strategies as st
 
-from app.calls.record import EndReason
+from app.calls.end_reason import EndReason
 from app.twilio import twiml
 from app.twilio.events import CallSid
 from app.twilio.signature import sign

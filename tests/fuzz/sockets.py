@@ -20,8 +20,8 @@ from starlette.types import Message
 
 from app.audio import mulaw
 from app.calls.active_call import ActiveCall
+from app.calls.end_reason import EndReason
 from app.calls.manager import CallManager
-from app.calls.record import EndReason
 from app.http.media import run_media_socket
 from app.twilio.events import CallSid
 from app.twilio.wire import read_payload, write_payload

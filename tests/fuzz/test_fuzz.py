@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.calls.registry import RECORDS_KEPT
-from app.calls.speaker import SpeakerMessage
+from app.calls.speech_backend import BackendMessage
 from tests.fuzz.__main__ import fuzz, memory_mib
 from tests.fuzz.chats import ChatServer, Client
 from tests.fuzz.forms import ASKED, Asked, Asking
@@ -93,7 +93,7 @@ def test_sound_that_crosses_over_would_be_noticed() -> None:
     exchange = Exchange()
     right = exchange.manager.handle_message
 
-    def wrong(message: SpeakerMessage) -> None:
+    def wrong(message: BackendMessage) -> None:
         other = next((call for slot, call in exchange.manager._calls.items() if slot != message.slot), None)
         right(replace(message, slot=other.reservation.slot, epoch=other.reservation.epoch) if other else message)
 

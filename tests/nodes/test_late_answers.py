@@ -7,7 +7,7 @@ from nats.js import JetStreamContext
 
 from app.calls.active_call import ActiveCall
 from app.calls.conversation import STEP_BYTES
-from app.calls.record import EndReason
+from app.calls.end_reason import EndReason
 from app.cluster.log_store import STREAM
 from app.cluster.messages import PlaceRequest
 from app.cluster.placement import Asked

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from nats.aio.client import Client
 
-from app.calls.record import EndReason
+from app.calls.end_reason import EndReason
 from app.cluster.messages import PlaceRequest, Wait
 from app.cluster.seal import Seal
 from app.twilio import twiml

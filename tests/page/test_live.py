@@ -11,7 +11,7 @@ from fastapi import WebSocket
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
-from app.calls.record import EndReason
+from app.calls.end_reason import EndReason
 from app.http import operator_routes
 from tests.page.running import OPERATOR_TOKEN, Running
 from tests.processes.pipeline import PATIENCE_S

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from app.audio import mulaw
-from app.calls.record import EndReason
+from app.calls.end_reason import EndReason
 from app.calls.transcript import Side, Word
 from tests.page.running import OPERATOR_TOKEN, TUNNEL, Running, evil_site, serving
 from tests.processes.pipeline import PATIENCE_S

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from app.calls.active_call import ActiveCall
-from app.calls.record import EndReason
+from app.calls.end_reason import EndReason
 from tests.page.running import TUNNEL, Running, serving
 from tests.page.test_page import COLOURS, NAMELESS, UNRESOLVED, contrast
 from tests.processes.pipeline import PATIENCE_S

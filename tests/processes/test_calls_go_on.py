@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from app.calls.record import EndReason
+from app.calls.end_reason import EndReason
 from app.server.assembly import worker_config
 from app.simulator.call import simulate
 from app.simulator.options import CallOptions

@@ -9,7 +9,8 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from app.calls.record import CallRecord, EndReason
+from app.calls.end_reason import EndReason
+from app.calls.record import CallRecord
 from app.calls.session import CallSession, End
 from app.cli.main import cli
 from app.config import CodecKind

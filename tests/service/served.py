@@ -10,7 +10,8 @@ import httpx
 from websockets.asyncio.client import connect
 
 from app.calls.active_call import ActiveCall
-from app.calls.record import CallRecord, EndReason
+from app.calls.end_reason import EndReason
+from app.calls.record import CallRecord
 from app.config import Settings, read_settings
 from app.server.service import Service
 from app.server.transfers import CarrierRest

@@ -16,7 +16,7 @@ import sphn
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
-from app.calls.record import EndReason
+from app.calls.end_reason import EndReason
 from tests.app.cli.talk.test_run import talk
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.served import Served, served

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK
 
-from app.calls.record import EndReason
+from app.calls.end_reason import EndReason
 from app.cli.main import cli
 from app.twilio.events import CallSid
 from tests.processes.pipeline import PATIENCE_S

@@ -8,8 +8,8 @@ import subprocess
 from pathlib import Path
 
 from app.http.operator_routes import write_metrics
-from app.telemetry.metrics.families import gauge
-from tests.app.telemetry.metrics.test_families import samples
+from app.telemetry.metrics.exposition import gauge
+from tests.app.telemetry.metrics.test_exposition import samples
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import Phone
 from tests.service.served import served

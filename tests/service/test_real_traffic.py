@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from app.calls.record import EndReason
+from app.calls.end_reason import EndReason
 from app.cli.main import cli
 from app.config import read_settings
 from app.http.rate_limit import RefusalReason

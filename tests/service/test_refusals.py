@@ -11,7 +11,7 @@ import pytest
 from starlette.routing import BaseRoute
 
 from app.calls.admission import TTL_S
-from app.calls.record import EndReason
+from app.calls.end_reason import EndReason
 from app.twilio.signature import sign
 from tests.service.front import SOCKET_BASE, Front
 from tests.service.phone import CONNECTED, PUBLIC, TOKEN, form, new_call_sid, start

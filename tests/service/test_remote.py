@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from app.calls.record import EndReason
+from app.calls.end_reason import EndReason
 from app.calls.record_json import as_json
 from app.cli.service_process import ACCOUNT_SID, AUTH_TOKEN, ServiceProcess, start_service
 from app.simulator.call import simulate
@@ -19,7 +19,7 @@ from app.simulator.options import CallOptions
 from app.simulator.report import CallReport, Outcome
 from tests.app.cli.talk.moshi_server import MoshiServer, serving
 from tests.app.cli.talk.test_kyutai_server import local_web
-from tests.app.telemetry.metrics.test_families import samples
+from tests.app.telemetry.metrics.test_exposition import samples
 from tests.service.served import served
 from tests.service.test_metrics import scrape
 from tests.synthetic import synthetic_cache

@@ -14,7 +14,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
 from app.audio import mulaw
-from app.calls.record import EndReason
+from app.calls.end_reason import EndReason
 from app.simulator import conversation
 from app.simulator.call import simulate
 from app.simulator.measure import mouth_to_ear_ms, window_snr_db

@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from app.calls.end_reason import EndReason
 from app.calls.events import EventKind
-from app.calls.record import CallRecord, EndReason
+from app.calls.record import CallRecord
 from app.simulator.call import simulate
 from app.simulator.remote import Remote
 from app.simulator.report import CallReport, Outcome

@@ -16,7 +16,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from app.calls.record import EndReason
+from app.calls.end_reason import EndReason
 from app.cli.service_process import free_port
 from app.telemetry.webhooks.signature import sign
 from app.twilio import twiml

@@ -9,8 +9,9 @@ import pytest
 from app.calls.active_call import ActiveCall
 from app.calls.admission import TTL_S, VoiceRequest
 from app.calls.conversation import Conversation, ConversationHeader
+from app.calls.end_reason import EndReason
 from app.calls.personas import Chosen, choose_nobody
-from app.calls.record import CallRecord, EndReason
+from app.calls.record import CallRecord
 from app.calls.record_json import as_json
 from app.calls.session import CallState
 from app.twilio.events import CallSid, Connected, DtmfPressed, Media, Started, Stopped, StreamSid

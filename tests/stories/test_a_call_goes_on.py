@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from app.audio.playout import SendAudio
 from app.calls.active_call import ActiveCall
 from app.calls.admission import VoiceRequest
-from app.calls.memories import KEPT, KEPT_S
+from app.calls.conversation_store import KEPT, KEPT_S
+from app.calls.end_reason import EndReason
 from app.calls.personas import Chosen
-from app.calls.record import EndReason
 from app.calls.record_json import as_json
 from app.calls.router import MOST_AGAIN
 from app.calls.sentences import SayRefusal, SayRefused

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.calls.active_call import ActiveCall
-from app.calls.record import EndReason
+from app.calls.end_reason import EndReason
 from app.calls.session import CallState
 from app.twilio import twiml
 from app.twilio.events import CallSid, Connected, Started, Stopped, StreamSid

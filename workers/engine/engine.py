@@ -28,7 +28,7 @@ from workers.engine.delay_pattern import LogArray, StepResult, Streams, parse_lo
 from workers.engine.kv_cache import KVCache, window_size, window_sizes
 from workers.engine.memory import PROMPT_STEPS, kv_step_bytes
 from workers.engine.model import Model
-from workers.engine.prefix import PromptPrefill, PromptStore
+from workers.engine.prefix_cache import PrefixCache, PromptPrefill
 from workers.engine.prompt import CHUNKS, Prompt, PromptError, check_prompt
 from workers.engine.sampling import PENALTY_TOKENS, SamplerState, SamplingBranches, SamplingSettings
 from workers.engine.steering import FREE, Force, WordPart
@@ -69,7 +69,7 @@ class Engine:
         self._allocate = partial(KVCache.allocate, shape.num_layers, shape.num_heads, shape.head_dim, dtype)
         self._kv_cache = self._allocate(slots, self.context)
         self._config, self._step_bytes = lm.cfg, kv_step_bytes(lm.cfg, dtype.size)
-        self.takes_prompts, self.prompts = takes_prompts, PromptStore(PROMPT_STEPS * self._step_bytes * takes_prompts)
+        self.takes_prompts, self.prompts = takes_prompts, PrefixCache(PROMPT_STEPS * self._step_bytes * takes_prompts)
         parts = np.full(lm.cfg.text_out_vocab_size, WordPart.NONE, np.int32)
         parts[: len(word_parts)] = word_parts[: len(parts)]
         self._model = Model(lm, mx.array(parts))

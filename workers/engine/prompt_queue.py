@@ -17,7 +17,7 @@ from workers.messages import PreparePrompt, PromptMessage, PromptReady, PromptRe
 
 if TYPE_CHECKING:
     from workers.engine.engine import Engine
-    from workers.engine.prefix import Prefix, PromptPrefill
+    from workers.engine.prefix_cache import Prefix, PromptPrefill
 
 log = logging.getLogger(__name__)
 

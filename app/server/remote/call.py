@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed
 from app.audio.opus import ChatCodec, OpusCodec, PcmCodec
 from app.calls.chat_leg import PACKET_SAMPLES
 from app.calls.chat_protocol import Kind
-from app.calls.speaker import Moved, SpeakerMessage
+from app.calls.speech_backend import BackendMessage, Moved
 from app.server.remote.client import ChatClient, DecodedAudio, ServerSilent
 from app.server.remote.connection import ConnectionFailed, Target, closing_reason, open_socket, wait_handshake
 from app.server.remote.messages import ErrorText, TextPiece
@@ -47,7 +47,7 @@ class RemoteCall:
         self,
         opening: Open,
         target: Callable[[Server], Target],
-        emit: Callable[[SpeakerMessage], None],
+        emit: Callable[[BackendMessage], None],
         patience: Patience,
     ) -> None:
         self.dropped = 0

@@ -10,7 +10,7 @@ from typing import Any
 
 from websockets.asyncio.client import ClientConnection
 
-from app.calls.speaker import ServerVitals, SpeakerMessage
+from app.calls.speech_backend import BackendMessage, ServerVitals
 from app.config import Settings, SettingsError
 from app.server.remote.call import RemoteCall
 from app.server.remote.connection import ConnectionFailed, Target
@@ -61,7 +61,7 @@ class RemotePipeline:
     def __init__(
         self,
         settings: Settings,
-        on_message: Callable[[SpeakerMessage], None],
+        on_message: Callable[[BackendMessage], None],
         on_prompt: Callable[[PromptMessage], None] = lambda _: None,
         patience: Patience = PATIENCE,
     ) -> None:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from app.calls.speaker import ServerVitals
+from app.calls.speech_backend import ServerVitals
 from app.server_urls import ServerUrl
 
 BACK_OFF_S = (0.2, 1.0, 2.0, 5.0, 10.0, 30.0)

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from app.calls.record import CallRecord, EndReason, Gap, StreamRecord
+from app.calls.end_reason import EndReason
+from app.calls.record import CallRecord, Gap, StreamRecord
 from app.calls.transcript import Word
 from app.calls.transfer import Transfer
 from app.logging import mask_number

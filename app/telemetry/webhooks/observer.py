@@ -10,8 +10,8 @@ import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from app.calls.end_reason import EndReason
 from app.calls.observer import CallObserver
-from app.calls.record import EndReason
 from app.calls.record_json import as_json
 from app.calls.session import CallSession, End
 from app.calls.transcript import Side, Turn

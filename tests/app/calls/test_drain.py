@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from app.calls.drain import Drain
-from app.calls.record import EndReason
+from app.calls.end_reason import EndReason
 from tests.app.calls.front import ANN, BOB, Front, settle
 from tests.processes.pipeline import PATIENCE_S
 

@@ -6,9 +6,9 @@ import pytest
 
 from app.audio import mulaw
 from app.audio.playout import ClearAudio, SendAudio, SendMark
+from app.calls.end_reason import ERRORS, EndReason
 from app.calls.events import QUEUED_EVENTS, CallEvent, EventKind, EventPublisher, Events, Subscription
 from app.calls.limits import CallLimits
-from app.calls.record import ERRORS, EndReason
 from app.calls.session import CallSession, End
 from app.calls.transcript import Side, Word
 from app.twilio.events import CallSid, DtmfPressed, MarkPlayed, Media, Started, Stopped, StreamSid

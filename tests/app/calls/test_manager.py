@@ -9,10 +9,10 @@ from app.audio.jitter_buffer import WAIT_S
 from app.audio.playout import ClearAudio, SendAudio, SendMark
 from app.calls.active_call import OUTBOX_COMMANDS, ActiveCall
 from app.calls.admission import TTL_S, Reservation
+from app.calls.end_reason import EndReason
 from app.calls.events import EventKind
 from app.calls.leg import SendFrame
 from app.calls.manager import CallManager
-from app.calls.record import EndReason
 from app.calls.registry import RECORDS_KEPT, RECORDS_WITH_SPANS
 from app.calls.session import START_WITHIN_S
 from app.calls.statistics import PROCESSING_EMA_WEIGHT

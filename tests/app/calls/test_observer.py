@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from app.calls.active_call import ActiveCall, ObserverFactory
+from app.calls.end_reason import EndReason
 from app.calls.observer import HOOKS, CallObserver
-from app.calls.record import EndReason
 from app.calls.transfer import TransferBy
 from app.twilio.events import DtmfPressed, Media, Stopped
 from tests.app.calls.front import ANN, Front

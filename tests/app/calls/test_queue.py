@@ -3,8 +3,8 @@ import asyncio
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from app.calls.end_reason import EndReason
 from app.calls.queue import ASKS_WITHIN_S, PAUSE_S, CallQueue
-from app.calls.record import EndReason
 from app.config import read_settings
 from app.twilio.events import CallSid
 from app.twilio.public_address import PublicAddress

@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from app.calls.record import SPANS_KEPT, CallRecord, EndReason, Recording
+from app.calls.end_reason import EndReason
+from app.calls.record import SPANS_KEPT, CallRecord, Recording
 from app.calls.record_json import CallSummary, as_json
 from app.calls.transcript import Side, Word
 from app.twilio.events import CallSid

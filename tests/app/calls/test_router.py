@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 
 from app.calls.active_call import ActiveCall
+from app.calls.end_reason import EndReason
 from app.calls.personas import Chosen, gather, parse_persona
 from app.calls.queue import PAUSE_S
-from app.calls.record import EndReason
 from app.twilio import twiml
 from app.twilio.errors import CarrierError
 from app.twilio.events import CallSid, Stopped

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.calls.active_call import ActiveCall, QueuedSentence
+from app.calls.end_reason import EndReason
 from app.calls.limits import CallLimits
-from app.calls.record import EndReason
 from app.calls.sentences import (
     MAX_CHARACTERS,
     MAX_QUEUED,

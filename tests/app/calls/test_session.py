@@ -12,9 +12,9 @@ from app.audio.jitter_buffer import WAIT_S, JitterBuffer
 from app.audio.playout import ClearAudio, Playout, PlayoutCommand, SendAudio, SendMark
 from app.audio.resample import Decimator
 from app.audio.time_stretch import Samples
+from app.calls.end_reason import EndReason
 from app.calls.leg import PhoneLeg, SendFrame
 from app.calls.limits import CallLimits
-from app.calls.record import EndReason
 from app.calls.session import DRAIN_WITHIN_S, START_WITHIN_S, CallSession, CallState, Command, End
 from app.twilio.events import (
     CallSid,

@@ -6,9 +6,9 @@ import pytest
 
 from app.calls import last_words
 from app.calls.chat_leg import ChatLeg
+from app.calls.end_reason import EndReason
 from app.calls.leg import Leg, PhoneLeg
 from app.calls.limits import CallLimits
-from app.calls.record import EndReason
 from app.calls.transcript import PAUSE_S, Side, Turn, Word
 from app.calls.words import HEARD_LATE_S, StreamWords
 from app.twilio.events import Media, Stopped

@@ -3,8 +3,8 @@
 import pytest
 
 from app.cluster.directory import HEARTBEAT_S, REMEMBERED_S, SETTLE_S, SILENT_S, Directory
+from app.cluster.failover import NEXT_AFTER_S, Failover, rendezvous
 from app.cluster.messages import FRESH_S, Heartbeat
-from app.cluster.mover import NEXT_AFTER_S, Mover, rendezvous
 from app.twilio.events import CallSid
 from tests.app.cluster.nodes import heartbeat, sid
 
@@ -17,19 +17,19 @@ class Node:
 
     def __init__(self, name: str = "a") -> None:
         self.directory = Directory(name, f"{name}-1")
-        self.mover = Mover(self.directory)
+        self.failover = Failover(self.directory)
         self.now = 0.0
         self.redirected: list[tuple[float, str]] = []
 
     def run(self, seconds: float, *heartbeats: Heartbeat, isolated: bool = False) -> None:
-        """Let time pass in heartbeats, at each of which these come, and the mover is asked."""
+        """Let time pass in heartbeats, at each of which these come, and the failover is asked."""
         for _ in range(round(seconds / HEARTBEAT_S)):
             self.now += HEARTBEAT_S
             if not isolated:
                 self.directory.on_heartbeat(heartbeat(self.directory.name), self.now)
                 for one in heartbeats:
                     self.directory.on_heartbeat(one, self.now)
-            self.redirected += [(self.now, call) for call, _ in self.mover.due(self.now)]
+            self.redirected += [(self.now, call) for call, _ in self.failover.due(self.now)]
 
     @property
     def moved(self) -> list[str]:
@@ -69,13 +69,13 @@ def test_fault_b_a_node_that_cannot_hear_itself_moves_nothing() -> None:
 def test_fault_b_a_node_that_is_cut_off_is_isolated_before_others_fall_silent(phase_ms: int) -> None:
     """Heartbeats of others come at any time between its own."""
     directory = Directory("a", "a-1")
-    mover, moved = Mover(directory), list[object]()
+    failover, moved = Failover(directory), list[object]()
     for ms in range(0, 20_000, 10):
         if ms < 10_000 and ms % 500 == 0:
             directory.on_heartbeat(heartbeat("a"), ms / 1000)
         if ms < 10_000 and ms % 500 == phase_ms:
             directory.on_heartbeat(heartbeat("b", calls=CALLS), ms / 1000)
-        moved += mover.due(ms / 1000)
+        moved += failover.due(ms / 1000)
     assert moved == []
 
 

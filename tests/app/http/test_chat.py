@@ -14,8 +14,8 @@ from app.audio.opus import PcmCodec
 from app.calls.active_call import ActiveCall
 from app.calls.admission import VoiceRequest
 from app.calls.chat_protocol import Kind
+from app.calls.end_reason import EndReason
 from app.calls.manager import CallManager
-from app.calls.record import EndReason
 from app.calls.session import CallState
 from app.config import read_settings
 from app.http.chat import BURST_S, READ_SPEED, AudioBudget, ChatSocket

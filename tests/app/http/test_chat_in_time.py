@@ -13,7 +13,7 @@ import pytest
 
 from app.calls.admission import VoiceRequest
 from app.calls.chat_protocol import Kind
-from app.calls.record import EndReason
+from app.calls.end_reason import EndReason
 from app.twilio.events import CallSid
 from tests.app.calls.front import settle
 from tests.app.http.test_chat import Line

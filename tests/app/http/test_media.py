@@ -11,8 +11,8 @@ from starlette.types import Message
 
 from app.audio.playout import ClearAudio, SendAudio
 from app.calls.active_call import ActiveCall
+from app.calls.end_reason import EndReason
 from app.calls.manager import CallManager
-from app.calls.record import EndReason
 from app.config import read_settings
 from app.http.media import run_media_socket
 from tests.processes.pipeline import PATIENCE_S

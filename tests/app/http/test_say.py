@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.calls.active_call import ActiveCall
-from app.calls.record import EndReason
+from app.calls.end_reason import EndReason
 from app.calls.sentences import MAX_QUEUED
 from app.http import call_routes, json_body
 from app.http.call_routes import MAX_BYTES

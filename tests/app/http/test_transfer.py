@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from app.calls.active_call import ActiveCall
-from app.calls.record import EndReason
+from app.calls.end_reason import EndReason
 from app.calls.transfer import MOST_TRANSFERS
 from app.twilio import twiml
 from app.twilio.events import CallSid, DtmfPressed, Stopped

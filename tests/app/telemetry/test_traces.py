@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
-from app.calls.record import ERRORS, EndReason
+from app.calls.end_reason import ERRORS, EndReason
 from app.telemetry.call_log.entry import CallEntry
 from app.telemetry.traces import EXPORT_LIMIT_S, CallTraces, add_span
 from app.twilio.events import CallSid

@@ -60,7 +60,7 @@ def forced_text(force: Force, sampled: int, part: WordPart) -> int:
 
 
 @dataclass
-class Speaker(LoopbackEngine):
+class SpeechBackend(LoopbackEngine):
     """Each call samples the text tokens of `samples` over and over; what it hears is noted."""
 
     samples: list[int] = field(default_factory=lambda: [PADDING, own(" x")])
@@ -85,6 +85,6 @@ class Speaker(LoopbackEngine):
         return StepResult(text, frame, np.zeros(17, np.int32), fault)
 
 
-def stage_of(engine: Speaker, vocabulary: Vocabulary | None) -> EngineStage:
+def stage_of(engine: SpeechBackend, vocabulary: Vocabulary | None) -> EngineStage:
     """Return a stage whose clock is that of the engine."""
     return EngineStage(engine, vocabulary, lambda: engine.now)

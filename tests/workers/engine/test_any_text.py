@@ -14,7 +14,7 @@ from sentencepiece import SentencePieceProcessor
 from tests.scale import scaled
 from tests.synthetic import synthetic_cache
 from tests.workers.config import LOOPBACK
-from tests.workers.engine.speaker import PADDING, Speaker, stage_of
+from tests.workers.engine.speaker import PADDING, SpeechBackend, stage_of
 from workers.checkpoints.files import Files, files_in
 from workers.checkpoints.synthetic import make_synthetic
 from workers.engine.stage import EngineStage
@@ -112,7 +112,7 @@ def assert_all_said(stage: EngineStage, files: Files, count: int) -> None:
 def test_any_text_is_said_by_a_model_that_begins_words(files: Files) -> None:
     tokenizer = Tokenizer(files.tokenizer)
     samples = [PADDING if part is WordPart.NONE else tokenizer.word_parts.index(part) for part in SAMPLED]
-    speaker = Speaker(samples, tokenizer.word_parts.__getitem__)
+    speaker = SpeechBackend(samples, tokenizer.word_parts.__getitem__)
     assert_all_said(stage_of(speaker, tokenizer), files, scaled(TEXTS))
 
 

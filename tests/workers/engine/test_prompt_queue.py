@@ -17,7 +17,7 @@ from workers.control_messages import Relink
 from workers.engine.delay_pattern import Beginning
 from workers.engine.engine import Engine
 from workers.engine.kv_cache import KVCache
-from workers.engine.prefix import Prefix, PromptStore
+from workers.engine.prefix_cache import Prefix, PrefixCache
 from workers.engine.prompt import CHUNKS, Prompt, PromptError, PromptSource
 from workers.engine.prompt_queue import NO_PROMPT, PrefillPace, PromptQueue
 from workers.engine.stage import EngineStage
@@ -65,7 +65,7 @@ class Computer(Parrot):
 
     takes_prompts: bool = True
     prefill_s: dict[int, float] = field(default_factory=lambda: {n: PASS_S + POSITION_S * n for n in CHUNKS})
-    prompts: PromptStore = field(default_factory=lambda: PromptStore(2 * POSITIONS))
+    prompts: PrefixCache = field(default_factory=lambda: PrefixCache(2 * POSITIONS))
     chunks: list[int] = field(default_factory=list)
     begun_with: list[str] = field(default_factory=list)
 

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.workers.engine.speaker import Letters, Speaker, own, stage_of
+from tests.workers.engine.speaker import Letters, SpeechBackend, own, stage_of
 from workers.engine.stage import EngineStage
 from workers.messages import (
     CallPersona,
@@ -46,7 +46,7 @@ class Call:
     """The stage with calls whose frames come one after the other: 100, 101, …"""
 
     def __init__(self, *samples: str, vocabulary: bool = True) -> None:
-        self.engine = Speaker([own(sample) for sample in samples or ("", " x")])
+        self.engine = SpeechBackend([own(sample) for sample in samples or ("", " x")])
         self.stage: EngineStage = stage_of(self.engine, Letters() if vocabulary else None)
         self.out: list[Message] = []
         self.frame = 100

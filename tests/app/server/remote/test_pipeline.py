@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from app.calls.chat_leg import PACKET_SAMPLES
-from app.calls.speaker import Moved, SpeakerMessage
+from app.calls.speech_backend import BackendMessage, Moved
 from app.config import read_settings
 from app.server.remote.call import MOST_TEXT
 from app.server.remote.pipeline import RemotePipeline
@@ -55,7 +55,7 @@ class Calls:
     """The app's side: opens calls, speaks in them, gets what comes out."""
 
     pipeline: RemotePipeline = field(init=False)
-    arrived: "asyncio.Queue[SpeakerMessage]" = field(default_factory=asyncio.Queue)
+    arrived: "asyncio.Queue[BackendMessage]" = field(default_factory=asyncio.Queue)
     prompts: "asyncio.Queue[PromptMessage]" = field(default_factory=asyncio.Queue)
     seq: int = 0
 
@@ -70,7 +70,7 @@ class Calls:
         self.open()
         self.say()
 
-    async def next(self) -> SpeakerMessage:
+    async def next(self) -> BackendMessage:
         return await asyncio.wait_for(self.arrived.get(), PATIENCE_S)
 
     async def frames(self, count: int, slot: int = 0) -> list[Frame]:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from app.calls.record import CallRecord, EndReason
+from app.calls.end_reason import EndReason
+from app.calls.record import CallRecord
 from app.calls.transcript import Side, Word
 from app.config import read_settings
 from app.telemetry.call_log.address import Address, find_address

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.calls.record import EndReason
+from app.calls.end_reason import EndReason
 from app.calls.transfer import Transfer, TransferBy
 from app.telemetry.call_log.entry import KILLED, Party, TranscriptWord, merge, read_entry
 from app.telemetry.call_log.from_record import ENDED_BY, make_entry

@@ -14,7 +14,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from app.calls.record import CallRecord, EndReason
+from app.calls.end_reason import EndReason
+from app.calls.record import CallRecord
 from app.calls.transcript import Side, Word
 from app.telemetry.call_log.address import Address
 from app.telemetry.call_log.database import Database

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from app.calls.record import EndReason
-from app.telemetry.metrics.families import texts
-from app.telemetry.metrics.service import call_families
+from app.calls.end_reason import EndReason
+from app.telemetry.metrics.catalogue import call_families
+from app.telemetry.metrics.exposition import texts
 from app.twilio.events import Media, Stopped
 from tests.app.calls.front import ANN, BOB, EVE, Front
-from tests.app.telemetry.metrics.test_families import samples
+from tests.app.telemetry.metrics.test_exposition import samples
 from workers.messages import FRAME_SAMPLES, Frame, Span, Stage
 
 

@@ -3,8 +3,9 @@
 import numpy as np
 
 from app.audio.playout import ClearAudio, SendAudio
+from app.calls.end_reason import EndReason
 from app.calls.limits import CallLimits
-from app.calls.record import CallRecord, EndReason, Recording
+from app.calls.record import CallRecord, Recording
 from app.calls.session import CallSession, End
 from app.calls.suspension import Suspended
 from app.telemetry.recording import recorder as recording

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from app.calls.end_reason import EndReason
 from app.calls.manager import CallManager
 from app.calls.queue import CallQueue
-from app.calls.record import EndReason
 from app.calls.router import CallRouter, RejectReason
 from app.calls.session import CallState
-from app.calls.speaker import ServerVitals, Speaker
+from app.calls.speech_backend import ServerVitals, SpeechBackend
 from app.calls.statistics import Histograms
 from app.calls.transcript import Side
 from app.config import Settings
 from app.telemetry.call_log.writer import CallLogWriter
 from app.telemetry.event_loop_lag import EventLoopLag
-from app.telemetry.metrics.families import Family, counter, gauge, histogram, info
+from app.telemetry.metrics.exposition import Family, counter, gauge, histogram, info
 from app.telemetry.recording.writer import RecordingWriter
 from app.telemetry.version import software_version
 from app.telemetry.webhooks.sender import WebhookSender
@@ -44,7 +44,7 @@ _APP = psutil.Process()
 class MetricSources:
     settings: Settings
     manager: CallManager
-    supervisor: Speaker
+    supervisor: SpeechBackend
     servers: Callable[[], Sequence[ServerVitals]]
     call_router: CallRouter
     call_queue: CallQueue

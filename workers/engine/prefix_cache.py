@@ -48,7 +48,7 @@ class PromptPrefill:
         return Prefix(self._kv_cache, Beginning(self.total, self._prompt.last, AGENT_SILENCE, USER_SINE))
 
 
-class PromptStore:
+class PrefixCache:
     """Prefixes by key, `most_bytes` of them at most."""
 
     def __init__(self, most_bytes: int) -> None:

@@ -17,7 +17,7 @@ KEPT_S = 900.0
 Memory = tuple[Conversation, VoiceRequest]
 
 
-class Memories:
+class ConversationStore:
     """By CallSid; `clock` returns seconds, monotonic. On the event loop."""
 
     def __init__(self, clock: Callable[[], float]) -> None:

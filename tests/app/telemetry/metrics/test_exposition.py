@@ -3,7 +3,7 @@
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.telemetry.metrics.families import Family, counter, gauge, histogram, info, texts
+from app.telemetry.metrics.exposition import Family, counter, gauge, histogram, info, texts
 from workers.histogram import Histogram
 
 

@@ -21,7 +21,7 @@ def rendezvous(key: str, names: Iterable[str]) -> list[str]:
 
 
 @dataclass
-class Mover:
+class Failover:
     """Decides for one node; `now` in seconds, monotonic."""
 
     directory: Directory

@@ -20,8 +20,8 @@ class Moved:
     reason: str
 
 
-SpeakerMessage = PipelineMessage | Moved
-"""What comes from a speaker to a call."""
+BackendMessage = PipelineMessage | Moved
+"""What comes from a backend to a call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class ServerVitals:
     failures: int
 
 
-class Speaker(Protocol):
+class SpeechBackend(Protocol):
     """Messages of calls go in by `send`; who makes it says where those to the calls come out."""
 
     def send(self, message: Message) -> None:
