@@ -70,8 +70,9 @@ class CallPersona:
 
 @dataclass(frozen=True, slots=True)
 class CallMessage:
-    """Of one call. The app raises the `epoch` each time it gives a `slot` out: every stage drops what is of an earlier
-    one, whose call is over.
+    """A message of one call.
+
+    The app raises the `epoch` each time it gives out a `slot`; every stage drops messages of an earlier epoch.
     """
 
     slot: Slot
@@ -97,7 +98,7 @@ class Open(CallMessage):
 class Resume(CallMessage):
     """Go on in a slot, in place of `Open`, with a call that another pipeline had or that comes back.
 
-    `log` are the last steps of the call, as in `Frame.tokens`, after `skipped` earlier ones that are no more known.
+    `log` are the last steps of the call, as in `Frame.tokens`, after `skipped` earlier ones that are no longer known.
     The engine prefills them within `budget_s`: where the time is short it leaves out the first ones, but never the last
     `context`. `seed` and `persona` are those of the call's `Open`; the greeting is over. A `checkpoint` other than the
     engine's own is refused, "" fits any.
@@ -105,7 +106,7 @@ class Resume(CallMessage):
     The encoder gets back to where it was from `heard`, the caller's last frames of the `log`, int16 (frames, 1920); the
     decoder from `own_codes`, Moshi's last frames, (frames, 8), which the engine reads in the `log`. `gap` are frames
     that the caller spoke since, the first numbered `seq`; more come as `Frame`s. The engine steps the last `GAP_FRAMES`
-    of all that at once when the call is back. Each stage leaves out of what it passes on what it alone needs.
+    of all that at once when the call is back. Each stage removes what only it needs.
     """
 
     log: bytes
@@ -241,8 +242,9 @@ class TurnOver(CallMessage):
 class TranscriptEnd(CallMessage):
     """No more words of a call come; `missed` of its frames were dropped unheard.
 
-    One comes for each call of which anything was heard, after its `Close` or when the transcriber was lost; in the
-    second case the call may go on, and words of it may follow once the transcriber runs again, with another end.
+    One comes for each call that was heard, after its `Close`; for those that are on when the transcriber is lost, at
+    once; and for every call that ends while it does not run. After a loss words may follow once the transcriber runs
+    again, with another end.
     """
 
     missed: int = 0

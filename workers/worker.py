@@ -140,7 +140,7 @@ def _engine(config: WorkerConfig, control: Link) -> Built:
         control.send(Progress(what, done, total))
 
     if config.again:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # calls wait, and need the files of before
+        os.environ["HF_HUB_OFFLINE"] = "1"  # calls may wait: use the files of the first start
     loopback = config.engine == "loopback"
     files = None
     if not (loopback and config.codec == "loopback"):

@@ -91,7 +91,7 @@ class Observers:
                 self._drop(observer)
 
     def _drop(self, failed: CallObserver) -> None:
-        """Call nothing of an observer that has failed any more, but for `on_end`."""
+        """Remove an observer that has failed from all hooks except `on_end`."""
         for name, methods in self._hooks.items():
             if name != "on_end":
                 self._hooks[name] = [(one, method) for one, method in methods if one is not failed]

@@ -158,7 +158,7 @@ class CallRecord:
             self.ended_s, self.end, self.detail = now, reason, detail
 
     def correct_end(self, stream: StreamRecord, reason: EndReason) -> None:
-        """Set why a stream has ended that ended for another reason than was known then."""
+        """Correct the reason for which a stream has ended, and the call's if that was its last one."""
         if (self.end, self.ended_s) == (stream.end, stream.ended_s):
             self.end = reason
         stream.end = reason

@@ -89,7 +89,7 @@ class CallRegistry:
         return [*self._ended.values(), *(call.session.record for call in self.calls)]
 
     def drop_ended(self, call_sids: Collection[str]) -> list[CallSid]:
-        """Drop the records of those of these calls that are over; return which that were."""
+        """Drop the records of the given calls that are over; return those calls."""
         dropped = [call_sid for call_sid in self._ended if call_sid in call_sids]
         for call_sid in dropped:
             del self._ended[call_sid]

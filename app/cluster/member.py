@@ -77,9 +77,9 @@ class Member:
         return self.epoch(call_sid)
 
     def is_loaded_elsewhere(self, checkpoint: str) -> bool:
-        """Return whether a live node has loaded this checkpoint."""
-        live = self.directory.live(time.monotonic())
-        return any(seen.heartbeat.checkpoint == checkpoint for seen in live if seen.heartbeat.boot != self.boot)
+        """Return whether another live node that accepts calls has loaded this checkpoint."""
+        live = [seen.heartbeat for seen in self.directory.live(time.monotonic())]
+        return any(one.checkpoint == checkpoint and not one.draining for one in live if one.boot != self.boot)
 
     def on_moved(self, call_sid: CallSid, came_from: str, steps: int) -> None:
         """A call goes on here, with so many steps of its log."""

@@ -73,6 +73,8 @@ class ClusterQueue:
         full, it does not keep others waiting.
         """
         for wait in self._callers.in_order(time.monotonic()):
+            if wait.call not in self._callers:  # has left meanwhile
+                continue
             is_on = wait.form.get("CallStatus") == IN_PROGRESS
             if await self._place(PlaceRequest.of(wait.as_form(), resumes=is_on)):
                 await self._remove(Left(call=wait.call, placed=True, redirected=await self._redirect(wait.call)))
@@ -91,7 +93,7 @@ class ClusterQueue:
             return False
         self._on_left(Left(call=call_sid, placed=True, redirected=True), "")  # a page may be asked for meanwhile
         return await try_redirect(
-            self._redirector, call_sid, self._voice_url, CallLogger(log, call_sid), "first in line"
+            self._redirector, call_sid, self._voice_url, CallLogger(log, call_sid), "first in the queue"
         )
 
     async def _remove(self, left: Left) -> None:

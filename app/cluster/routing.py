@@ -179,7 +179,7 @@ class ClusterRouting:
         callers = self._member.callers
         if not self._router.queues(form) or (len(callers) >= self._longest and form.call_sid not in callers):
             return None
-        since_s = time.time()
+        since_s = round(time.time(), 6)  # as the wait page's URL says it: of two equal ones the first stays
         await self._queue.enter(form, since_s)
         return self._router.enqueue(form, len(callers), f"?since={since_s:.6f}")
 

@@ -56,7 +56,7 @@ async def run_media_socket(
     except* TimeoutError:
         call.end(EndReason.SOCKET_BLOCKED)
     except* OSError:  # the peer was gone before its socket was accepted
-        call.end(EndReason.SOCKET_LOST)
+        pass
     finally:
         call.end(EndReason.SOCKET_LOST)
 

@@ -69,7 +69,7 @@ def build_health_router(manager: CallManager, metrics: Callable[[], Iterable[Fam
 
     @router.get("/readyz", response_model=api.ReadyAnswer, responses={503: {"model": api.ReadyAnswer}})
     async def readyz(response: Response, full: Literal["ready"] | None = None) -> dict[str, object]:
-        """Say 503 when a new call would get no slot; with `?full=ready` not if that is only since all are taken."""
+        """Return 503 when a new call would get no slot; with `?full=ready`, being full counts as ready."""
         if not (manager.takes_calls if full else manager.ready):
             response.status_code = 503
         return {

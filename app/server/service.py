@@ -144,7 +144,7 @@ class Service:
         carry_out(action, call_sid, self.manager, self.transfers)
 
     def _drop_forgotten(self, call_sids: set[str]) -> list[CallSid]:
-        """Drop what is in memory of these calls, unless they are on; return which that were."""
+        """Drop from memory the given calls that are over; return those calls."""
         dropped = self.manager.drop_ended(call_sids)
         for call_sid in dropped:
             self.manager.forget(call_sid)

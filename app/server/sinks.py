@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 class Sinks:
     """Those that the settings ask for, None for the others; `act` carries out what answers of webhooks ask for.
 
-    `drop_forgotten` drops what is in memory of calls that were forgotten, and returns which that were. Raises
-    SettingsError.
+    `drop_forgotten` drops forgotten calls that are over from memory, and returns those. Raises SettingsError.
     """
 
     def __init__(

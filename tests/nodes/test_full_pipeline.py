@@ -45,12 +45,12 @@ async def test_calls_of_the_full_pipeline_go_on_at_the_other_node_with_all_that_
     locate(CHECKPOINT, cache, report_nothing)  # two nodes would make it at once
     said = np.random.default_rng(1).normal(0, 3_000, TALKS_S * RATE_HZ).astype(np.int16)
     async with cluster(tmp_path, nodes=2, CACHE_DIR=str(cache), **MODEL) as nodes:  # type: ignore[arg-type]
-        for number in CALLS:  # one after another, so that each node gets some
+        for number in CALLS:  # one after another, so that they spread
             nodes.start_calls([number], audio=said)
             await nodes.until_logged([number], 1, WITHIN_S)
         await nodes.until_logged(CALLS, BEFORE, WITHIN_S)
         victim, on = await nodes.busiest()
-        assert on, "on a quiet machine two"
+        assert len(on) >= 2, "on a quiet machine two"
         victim.signal(signal.SIGKILL)
         await nodes.remove(victim)
         await nodes.until_moved(on, victim)

@@ -174,7 +174,7 @@ async def started(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Run
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("app.server.listener.PING_EVERY_S", 0.1)
         patch.setattr("app.telemetry.call_log.writer.RETRY_S", 0.1)
-        patch.setattr("app.telemetry.call_log.writer.LOOK_EVERY_S", 0.1)
+        patch.setattr("app.telemetry.call_log.writer.READ_FORGOTTEN_EVERY_S", 0.1)
         async with running(tmp_path_factory.mktemp("bridge")) as service:
             yield service
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from workers.checkpoints.files import ReportProgress, report_nothing
 from workers.engine.delay_pattern import LogArray
-from workers.engine.loopback import LoopbackEngine
 from workers.engine.prompt import CHUNKS
 from workers.engine.prompt_queue import PromptQueue
 from workers.messages import FRAME_S, Failed, Resume, Resumed, Slot, Stage
 
 if TYPE_CHECKING:
     from workers.engine.engine import Engine
+    from workers.engine.loopback import LoopbackEngine
 
 log = logging.getLogger(__name__)
 

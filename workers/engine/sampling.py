@@ -46,7 +46,7 @@ class SamplingSettings:
 
     def __post_init__(self) -> None:
         if not all(0 <= temperature < inf for temperature in (self.text_temperature, self.audio_temperature)):
-            raise ValueError("a temperature is 0 or more")
+            raise ValueError("a temperature is 0 or more, and finite")
         if min(self.text_top_k, self.audio_top_k) < 1:
             raise ValueError("top_k is 1 or more")
         if self.repetition_penalty <= 0:

@@ -27,8 +27,8 @@ def examine_cluster(settings: Settings) -> Iterator[Finding]:
         return
     survey = asyncio.run(survey_cluster(settings))
     yield from _nats(survey)
-    for node, beat in sorted(survey.heartbeats.items()):
-        yield _node(settings, beat, survey.clocks_ahead_s[node])
+    for node, heartbeat in sorted(survey.heartbeats.items()):
+        yield _node(settings, heartbeat, survey.clocks_ahead_s[node])
     yield from _versions(survey)
 
 
@@ -43,22 +43,25 @@ def _nats(survey: "ClusterSurvey") -> Iterator[Finding]:
         yield problem("NATS", f"{survey.refused} messages are not of this account", "TWILIO_AUTH_TOKEN, at all nodes")
 
 
-def _node(settings: Settings, beat: "Heartbeat", ahead_s: float) -> Finding:
+def _node(settings: Settings, heartbeat: "Heartbeat", ahead_s: float) -> Finding:
     """Check the clock of a node, and open a signed socket at its NODE_URL from here."""
     if abs(ahead_s) > MOST_SKEW_S:
-        return problem(beat.node, f"its clock is {ahead_s:+.1f} s off this one's", "run NTP on both")
+        return problem(heartbeat.node, f"its clock is {ahead_s:+.1f} s off this one's", "run NTP on both")
     token = next(iter(settings.twilio.auth_tokens), None)
     try:
-        asyncio.run(probe(beat.url, token, beat.boot))
+        asyncio.run(probe(heartbeat.url, token, heartbeat.boot))
     except ProbeFailed as error:
-        return problem(beat.node, str(error), "NODE_URL must lead to that node")
-    return good(beat.node, f"{beat.url} leads there; {beat.free} of {beat.slots} slots free, {beat.version}")
+        return problem(heartbeat.node, str(error), "NODE_URL must lead to that node")
+    return good(
+        heartbeat.node,
+        f"{heartbeat.url} leads there; {heartbeat.free} of {heartbeat.slots} slots free, {heartbeat.version}",
+    )
 
 
 def _versions(survey: "ClusterSurvey") -> Iterator[Finding]:
     for subject, values in (
-        ("versions", {beat.version for beat in survey.heartbeats.values()}),
-        ("checkpoints", {beat.checkpoint for beat in survey.heartbeats.values() if beat.slots}),
+        ("versions", {heartbeat.version for heartbeat in survey.heartbeats.values()}),
+        ("checkpoints", {heartbeat.checkpoint for heartbeat in survey.heartbeats.values() if heartbeat.slots}),
     ):
         if len(values) > 1:
             advice = "calls go on only where the checkpoint is the same" if subject == "checkpoints" else ""

@@ -25,8 +25,8 @@ MAX_QUEUED = 1_024
 """Records that may wait in memory; more are lost."""
 RETRY_S = 5.0
 """Pause after the database did not accept a record."""
-LOOK_EVERY_S = 30.0
-"""How long a call that `moshi-bridge forget` has deleted may stay in memory."""
+READ_FORGOTTEN_EVERY_S = 30.0
+"""How often the calls that `moshi-bridge forget` has deleted are read."""
 STOP_LIMIT_S = 8.0
 """How long the end of the service waits for a database that does not answer."""
 
@@ -52,7 +52,7 @@ class CallLogWriter:
         self.lost = 0
         self._spooled = 0
         self._is_prepared = False
-        self._retry_s = self._look_s = 0.0
+        self._retry_s = self._read_forgotten_s = 0.0
         self._disk_fault = ""
 
     @property
@@ -132,8 +132,8 @@ class CallLogWriter:
         self.is_away = False
         with self._disk_faults_logged():
             self._expiry.run(now, utc)
-        if now >= self._look_s:
-            self._look_s = now + LOOK_EVERY_S
+        if now >= self._read_forgotten_s:
+            self._read_forgotten_s = now + READ_FORGOTTEN_EVERY_S
             if forgotten := self._database.forgotten():
                 self.on_forgotten(forgotten)
 

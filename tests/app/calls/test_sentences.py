@@ -241,3 +241,14 @@ async def test_the_end_of_each_sentence_is_an_event() -> None:
         {"id": 1, "text": "One", "whole": True},
         {"id": 2, "text": "Two", "whole": False},
     ]
+
+
+async def test_a_late_answer_of_an_earlier_call_in_the_slot_leaves_the_next_ones_sentences_alone() -> None:
+    front = Front(max_calls=1)
+    ann = front.talk(ANN)
+    ann.say("For Ann")
+    ann.end(EndReason.CALLER_HUNG_UP)
+    bob = front.talk(BOB)
+    bob.say("For Bob")
+    answer(front, ann, 1)
+    assert bob.session.sentences.queued == 1

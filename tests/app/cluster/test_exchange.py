@@ -109,13 +109,14 @@ async def test_a_call_whose_checkpoint_is_loaded_at_a_full_node_keeps_nobody_els
     assert waits(node, ANN, BOB) == [ANN]
 
 
-async def test_a_call_whose_checkpoint_no_node_has_begins_anew() -> None:
+async def test_a_call_whose_checkpoint_no_node_has_that_accepts_calls_begins_anew() -> None:
     logs = Logs({ANN}, "old")
     logs.are_read = True
     node = Node(logs)
+    node.hears(heartbeat("b", checkpoint="old", draining=True))
     answer = await node.exchange.answer_here(request(ANN, Hook.VOICE, 4))
     call = node.front.open_socket(twiml.parse(answer or "")[0])
-    assert call.session.record.gaps == []
+    assert call.session.conversation.steps == 0
 
 
 async def test_a_call_with_a_token_of_another_node_is_answered_by_the_persona_it_was_sent_for() -> None:

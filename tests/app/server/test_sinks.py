@@ -22,7 +22,7 @@ async def test_recordings_of_forgotten_calls_are_deleted_at_the_start_and_as_the
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As after a `forget` on another node with the same database, and after a call that came back."""
-    for name in ("RETRY_S", "LOOK_EVERY_S"):
+    for name in ("RETRY_S", "READ_FORGOTTEN_EVERY_S"):
         monkeypatch.setattr(f"app.telemetry.call_log.writer.{name}", 0.02)
     url, folder = f"sqlite:///{tmp_path}/calls.db", tmp_path / "recordings"
     folder.mkdir()

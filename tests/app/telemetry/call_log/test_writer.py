@@ -21,7 +21,7 @@ from app.telemetry.call_log.address import Address
 from app.telemetry.call_log.database import Database
 from app.telemetry.call_log.entry import KILLED
 from app.telemetry.call_log.transactions import CallLogError
-from app.telemetry.call_log.writer import LOOK_EVERY_S, MAX_QUEUED, RETRY_S, CallLogWriter
+from app.telemetry.call_log.writer import MAX_QUEUED, READ_FORGOTTEN_EVERY_S, RETRY_S, CallLogWriter
 from app.twilio.events import CallSid
 from tests.app.telemetry.call_log.postgres import PostgresServer
 from tests.app.telemetry.call_log.records import ANN, BOB, EVE, NOON, address_of, call_record, entry
@@ -241,13 +241,13 @@ def test_the_service_is_told_within_half_a_minute_which_calls_are_forgotten(file
     add(writer, ANN)
     writer.deliver(0.0, NOON)
     Database(file).forget("+15550100001")
-    for now in (1.0, LOOK_EVERY_S, LOOK_EVERY_S + 1.0):
+    for now in (1.0, READ_FORGOTTEN_EVERY_S, READ_FORGOTTEN_EVERY_S + 1.0):
         writer.deliver(now, NOON)
     assert told == [{ANN}]
     with locked(file):
-        writer.deliver(2 * LOOK_EVERY_S, NOON)
-    writer.finish(3 * LOOK_EVERY_S, NOON)
-    assert (told[1:], LOOK_EVERY_S) == ([{ANN}, {ANN}], 30.0), "a call may have come back in between"
+        writer.deliver(2 * READ_FORGOTTEN_EVERY_S, NOON)
+    writer.finish(3 * READ_FORGOTTEN_EVERY_S, NOON)
+    assert (told[1:], READ_FORGOTTEN_EVERY_S) == ([{ANN}, {ANN}], 30.0), "a call may have come back in between"
 
 
 @contextlib.asynccontextmanager
