@@ -58,7 +58,13 @@ class Line:
         return self.supervisor.transcription
 
     async def call(self, slot: int, pcm: Pcm, trouble: Callable[[int], None] = lambda _: None) -> int:
-        """Pass these frames one by one and close the call; return its epoch. Every frame comes back.
+        """Open a call, pass these frames, close it; return its epoch."""
+        await self.speak(slot, pcm, trouble)
+        self.supervisor.send(Close(Slot(slot), Epoch(self.epoch)))
+        return self.epoch
+
+    async def speak(self, slot: int, pcm: Pcm, trouble: Callable[[int], None] = lambda _: None) -> None:
+        """Open a call and pass these frames one by one. Every frame comes back.
 
         Before each one `trouble` is called with its number.
         """
@@ -72,8 +78,6 @@ class Line:
                 assert not isinstance(back, Failed), back
             assert (back.slot, back.epoch, back.seq) == (slot, self.epoch, seq)
             self.answer.append(back.pcm)
-        self.supervisor.send(Close(Slot(slot), Epoch(self.epoch)))
-        return self.epoch
 
     async def transcript(self, epoch: int) -> list[TranscriptMessage]:
         """Return what was heard in a call, up to its end."""
@@ -208,11 +212,7 @@ async def test_a_transcriber_that_hangs_is_started_again(line: Line) -> None:
 @pytest.mark.parametrize("stage", [Stage.ENCODE, Stage.DECODE])
 async def test_a_lost_pipeline_ends_transcripts_and_the_transcriber_stays(line: Line, stage: Stage) -> None:
     process = line.transcription.process_id
-    line.epoch += 1
-    line.supervisor.send(Open(Slot(0), Epoch(line.epoch)))
-    for seq, frame in enumerate(frames_of("question1")):
-        line.supervisor.send(Frame(Slot(0), Epoch(line.epoch), seq, frame))
-        await line.pipeline.next_message()
+    await line.speak(0, frames_of("question1"))
     os.kill(line.supervisor.process_ids[stage], signal.SIGKILL)
     assert words(await line.transcript(line.epoch)) == WORDS["question1"]
     await line.pipeline.next_lost()
