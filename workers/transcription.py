@@ -69,7 +69,7 @@ class Transcription:
         self._on_transcript, self._limits = on_transcript, limits or Limits()
         self._config: TranscriberConfig | None = None
         self._configured = asyncio.Event()
-        self._ready = asyncio.Event()
+        self._ready, self._begun = asyncio.Event(), asyncio.Event()
         self._process: WorkerProcess | None = None
         self._links: Sequence[LoopLink] = ()
         self._held = HeldSpeech()
@@ -94,6 +94,10 @@ class Transcription:
 
     async def wait_ready(self) -> None:
         await self._ready.wait()
+
+    async def wait_begun(self) -> None:
+        """Wait until the first process is ready, or over: one that cannot run is not waited for again."""
+        await self._begun.wait()
 
     def configure(self, config: TranscriberConfig) -> None:
         """All that it needs is known; `run` goes on."""
@@ -139,6 +143,7 @@ class Transcription:
                 reason = await self._run_process()
             finally:
                 was_ready = self.ready
+                self._begun.set()
                 await self._end_process()
             failures = 0 if was_ready else failures + 1
             self.losses += 1
@@ -208,6 +213,7 @@ class Transcription:
                 log.info("the transcriber is ready: %s", note)
                 process.ready = True
                 self._ready.set()
+                self._begun.set()
             case StartRefused(reason):
                 process.refusal = reason
             case WorkerVitals():

@@ -205,10 +205,15 @@ class Service:
         log.info("%s; a frame takes %.0f ms", ready, took_s * 1000)
 
     async def _test_backend(self) -> float:
-        """Return what a frame takes in seconds; a Moshi server that has answered is not tested further."""
+        """Return what a frame takes in seconds, once no worker is loading its weights beside it.
+
+        A Moshi server that has answered is not tested further.
+        """
         if isinstance(self.supervisor, RemotePipeline):
             await self.supervisor.wait_ready()
             return PROCESSING_S
+        if self.supervisor.transcription:
+            await self.supervisor.transcription.wait_begun()
         return await self._self_test.run_until_passed(self.supervisor.wait_ready, lambda: self.supervisor.slots)
 
     async def _prepare_prompts(self) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from app.cli.service_process import ACCOUNT_SID, AUTH_TOKEN, free_port, start_service
@@ -29,8 +30,10 @@ async def test_each_of_two_callers_hears_their_own_persona_and_the_next_one_an_e
         (tmp_path / f"{name}.toml").write_text(f'greeting = "{greeting}"')
     cache = str(synthetic_cache(tmp_path_factory))
     environment = {"MOSHI_CHECKPOINT": "synthetic:script", "CACHE_DIR": cache, "MAX_CALLS": "2"}
-    environment |= {"PERSONAS_DIR": str(tmp_path), "PERSONA": "ada"}
+    environment |= {"PERSONAS_DIR": str(tmp_path), "PERSONA": "ada", "TRANSCRIBE": "synthetic:stt"}
     async with start_service(environment, tmp_path / "log") as service:
+        async with aiohttp.ClientSession(service.base_url) as http, http.get("/metrics") as answer:
+            assert 'worker_up{worker="transcriber"} 1' in await answer.text(), "ready: nothing loads beside the calls"
 
         async def transcript(persona: str) -> str:
             path = f"/twilio/voice?persona={persona}"

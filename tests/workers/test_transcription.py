@@ -1,9 +1,14 @@
 """When the codes of a frame go to the transcriber, and what becomes of them without one."""
 
+import asyncio
+import contextlib
+from pathlib import Path
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from workers.control_messages import TranscriberConfig
 from workers.messages import Epoch, Frame, Slot, Speech, SpeechEnded, SpeechMessage, TranscriptEnd, TranscriptMessage
 from workers.transcription import HeldSpeech, Transcription
 
@@ -71,3 +76,15 @@ def test_without_a_transcriber_a_transcript_ends_with_its_call() -> None:
     transcription.send(SpeechEnded(A, Epoch(1)))
     assert came == [TranscriptEnd(A, Epoch(1))], "nobody waits for last words that do not come"
     assert transcription.missed == 2
+
+
+async def test_a_transcriber_that_cannot_start_is_not_waited_for(tmp_path: Path) -> None:
+    transcription = Transcription(lambda _: None)
+    transcription.configure(TranscriberConfig(tmp_path, None, 1, np.zeros((1, 32), np.int32)))
+    running = asyncio.create_task(transcription.run())
+    async with asyncio.timeout(60):
+        await transcription.wait_begun()
+    assert not transcription.ready
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
