@@ -468,7 +468,7 @@ async def test_a_stream_that_has_nothing_behind_it_begins_with_the_greeting() ->
 
 
 async def test_what_was_said_is_forgotten_after_a_while_and_of_many_calls_the_oldest() -> None:
-    phone = Phone(max_calls=KEPT + 2)
+    phone = Phone()
     for number in range(KEPT + 1):
         phone.talk(CallSid(f"CA{number}")).handle_event(Stopped())
     begun = []
@@ -478,6 +478,16 @@ async def test_what_was_said_is_forgotten_after_a_while_and_of_many_calls_the_ol
     phone.pass_time(KEPT_S)
     phone.ring(CallSid("CA2"))
     assert [*begun, type(phone.sent[-1])] == [Open, Resume, Open]
+
+
+async def test_when_the_streams_of_all_calls_are_lost_at_once_all_come_back() -> None:
+    phone = Phone(max_calls=KEPT + 4)
+    calls = [phone.talk(CallSid(f"CA{number}")) for number in range(KEPT + 4)]
+    for call in calls:
+        call.end(EndReason.SOCKET_LOST)
+    answers = [phone.after_stream(call.session.record.call_sid) for call in calls]
+    assert [type(answer) for answer in answers] == [Connect] * len(calls)
+    assert len(resumes(phone.sent)) == len(calls)
 
 
 async def test_a_chat_goes_on_too() -> None:
