@@ -120,6 +120,10 @@ class CallSession:
         """Since when the call waits for a pipeline that goes on with it; None while it has one."""
         return self._suspension.since_s
 
+    @property
+    def has_pipeline(self) -> bool:
+        return self._suspension.is_open
+
     def phase_s(self, now: float) -> float | None:
         """Return when the caller's next frame becomes complete, None while the call is not live."""
         return self.leg.complete_s(now) if self.state is CallState.LIVE else None
