@@ -250,7 +250,7 @@ class CallSession:
         """End the call once all that Moshi has said has been played, within `DRAIN_WITHIN_S`."""
         if self.state is CallState.DRAINING:
             return []
-        if self.state is not CallState.LIVE or self.record.first_sound_s is None:
+        if self.state is not CallState.LIVE or not self._has_sounded:
             return self.end(reason, now)
         self._move(CallState.DRAINING)
         self._suspension.end()

@@ -401,6 +401,18 @@ async def test_a_call_that_is_over_or_unknown_is_not_brought_back() -> None:
     assert phone.manager.lost(ANN) is None
 
 
+async def test_a_call_whose_first_stream_was_silent_is_not_cut_off_in_mid_sentence_later() -> None:
+    phone = Phone()
+    phone.talk(ANN).end(EndReason.SOCKET_LOST)
+    phone.pass_time(1.0)
+    call = phone.start(phone.open_socket(phone.after_stream(ANN)))
+    phone.go_on(call)
+    phone.answer(call, phone.speak(call, 3))
+    assert phone.heard(call) != []
+    phone.manager.hang_up(ANN)
+    assert call.session.state is CallState.DRAINING
+
+
 async def test_a_stream_whose_loss_twilio_notices_first_goes_over_to_the_next_one() -> None:
     phone = Phone(max_calls=1)
     old = phone.talked(ANN, 3)
