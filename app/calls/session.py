@@ -250,7 +250,8 @@ class CallSession:
         """End the call once all that Moshi has said has been played, within `DRAIN_WITHIN_S`."""
         if self.state is CallState.DRAINING:
             return []
-        if self.state is not CallState.LIVE or not self._has_sounded:
+        is_silent = self.record.first_sound_s is None and not self._has_sounded
+        if self.state is not CallState.LIVE or is_silent:
             return self.end(reason, now)
         self._move(CallState.DRAINING)
         self._suspension.end()
