@@ -21,7 +21,7 @@ from app.calls.sentences import SayRefusal, SayRefused
 from app.calls.session import CallState
 from app.twilio.events import CallSid, Connected, DtmfPressed, Media, Started, Stopped, StreamSid
 from app.twilio.twiml import Connect, Enqueue, Hangup
-from tests.app.calls.front import ANN, BOB, EVE
+from tests.app.calls.front import ANN, BOB, EVE, form
 from tests.stories.test_a_call_comes_back import SLOTS, Line
 from workers.messages import (
     GAP_FRAMES,
@@ -490,6 +490,18 @@ async def test_what_was_said_is_forgotten_after_a_while_and_of_many_calls_the_ol
     phone.pass_time(KEPT_S)
     phone.ring(CallSid("CA2"))
     assert [*begun, type(phone.sent[-1])] == [Open, Resume, Open]
+
+
+@pytest.mark.parametrize("told", ["after the stream", "after a transfer", "not"])
+async def test_what_was_said_is_forgotten_when_a_webhook_says_that_the_call_is_over(told: str) -> None:
+    phone = Phone()
+    phone.talk(ANN).handle_event(Stopped())
+    if told == "after the stream":
+        assert phone.after_stream(ANN, CallStatus="completed") == Hangup()
+    elif told == "after a transfer":
+        phone.call_router.after_dial(form(ANN, DialCallStatus="completed", CallStatus="in-progress"))
+    phone.ring(ANN, CallStatus="in-progress")
+    assert isinstance(phone.sent[-1], Resume if told == "not" else Open)
 
 
 async def test_when_the_streams_of_all_calls_are_lost_at_once_all_come_back() -> None:
