@@ -18,7 +18,7 @@ from workers.logging import LineFormat, start_process_logging
 MINUTE_S = 60.0
 MOST_ALIKE = 10
 PUBLIC_LOGGERS = ("app.http.rate_limit", "app.http.twilio_routes", "uvicorn.error")
-"""Loggers of warnings that unauthenticated clients can cause."""
+"""Loggers of what unauthenticated clients can cause: warnings, and uvicorn's errors when a body breaks HTTP."""
 
 
 class CallLogger(logging.LoggerAdapter[logging.Logger]):
@@ -33,7 +33,7 @@ class CallLogger(logging.LoggerAdapter[logging.Logger]):
 class RepeatFilter(logging.Filter):
     """Passes `MOST_ALIKE` warnings of one format a minute, so that unauthenticated clients cannot fill the disk.
 
-    The first one of a later minute says how many were dropped.
+    So with errors. The first one of a later minute says how many were dropped.
     """
 
     def __init__(self) -> None:
@@ -42,12 +42,12 @@ class RepeatFilter(logging.Filter):
         self._seen: Counter[object] = Counter()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno != logging.WARNING:
+        if record.levelno < logging.WARNING:
             return True
-        alike = record.msg
+        alike = record.levelno, record.msg
         if record.created - self._since_s.get(alike, -MINUTE_S) >= MINUTE_S:
             if (more := self._seen[alike] - MOST_ALIKE) > 0:
-                record.msg = f"{alike} ({more} more like it were dropped)"
+                record.msg = f"{record.msg} ({more} more like it were dropped)"
             self._since_s[alike], self._seen[alike] = record.created, 0
         self._seen[alike] += 1
         return self._seen[alike] <= MOST_ALIKE

@@ -242,8 +242,8 @@ class TurnOver(CallMessage):
 class TranscriptEnd(CallMessage):
     """No more words of a call come; `missed` of its frames were dropped unheard.
 
-    One comes for each call that was heard, after its `Close`; for those that are on when the transcriber is lost, at
-    once; and for every call that ends while it does not run. After a loss words may follow once the transcriber runs
+    One comes for each call after its `Close`, at once if the transcriber has heard nothing of it or does not run; for
+    those that are on when the transcriber is lost, at once. After a loss words may follow once the transcriber runs
     again, with another end.
     """
 

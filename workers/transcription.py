@@ -105,7 +105,10 @@ class Transcription:
         self._configured.set()
 
     def send(self, message: SpeechMessage) -> None:
-        """Never waits; while the transcriber is not ready, what the callers say is lost and transcripts end at once."""
+        """Never waits; while the transcriber is not ready, what the callers say is lost and transcripts end at once.
+
+        So does that of a call of which the transcriber has heard nothing.
+        """
         self._send_all(self._held.add(message))
 
     def on_answer(self, frame: Frame) -> None:
@@ -120,7 +123,7 @@ class Transcription:
         match message:
             case Speech() if not self.ready:
                 self.missed += 1
-            case SpeechEnded(slot, epoch) if not self.ready:
+            case SpeechEnded(slot, epoch) if not self.ready or (slot, epoch) not in self._calls:
                 self._handle(TranscriptEnd(slot, epoch))
             case Speech(slot, epoch):
                 self._calls.add((slot, epoch))

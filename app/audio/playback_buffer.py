@@ -12,9 +12,7 @@ import numpy as np
 
 from workers.messages import FRAME_SAMPLES, SAMPLE_RATE_HZ, Pcm
 
-Samples = Pcm
-RATE_HZ = SAMPLE_RATE_HZ
-MS = RATE_HZ // 1_000
+MS = SAMPLE_RATE_HZ // 1_000
 FRAME, FIRST_MARGIN, FIRST_SLACK, INCREMENT, MOST = FRAME_SAMPLES, 10 * MS, 10 * MS, 5 * MS, 80 * MS
 
 
@@ -23,7 +21,7 @@ class PlaybackBuffer:
 
     def __init__(self) -> None:
         self.buffered = self.underruns = self.dropped = 0
-        self._chunks: deque[Samples] = deque()
+        self._chunks: deque[Pcm] = deque()
         self._margin, self._slack = FIRST_MARGIN, FIRST_SLACK
         self._started = self._fade_in = False
         self._wait = 0
@@ -32,7 +30,7 @@ class PlaybackBuffer:
     def target(self) -> int:
         return FRAME + self._margin
 
-    def push(self, samples: Samples) -> None:
+    def push(self, samples: Pcm) -> None:
         self._chunks.append(samples)
         self.buffered += len(samples)
         if not self._started and self.buffered >= FRAME:
@@ -41,7 +39,7 @@ class PlaybackBuffer:
             self.dropped += len(self._pop(self.buffered - self.target))
             self._slack = min(self._slack + INCREMENT, MOST)
 
-    def pull(self, count: int) -> Samples:
+    def pull(self, count: int) -> Pcm:
         """Return the next (count,) samples to play; silence where there are none."""
         played = np.zeros(count, np.float32)
         if not self._started:
@@ -54,7 +52,7 @@ class PlaybackBuffer:
         self._fade(played[: len(taken)], ends=len(taken) < count)
         return played
 
-    def _fade(self, played: Samples, ends: bool) -> None:
+    def _fade(self, played: Pcm, ends: bool) -> None:
         if self._fade_in:
             played *= np.linspace(0, 1, len(played), dtype=np.float32)
             self._fade_in = False
@@ -64,9 +62,9 @@ class PlaybackBuffer:
             self._started = False
             self._margin = min(self._margin + INCREMENT, MOST)
 
-    def _pop(self, count: int) -> Samples:
+    def _pop(self, count: int) -> Pcm:
         """Remove and return the oldest (count,) samples."""
-        taken: list[Samples] = []
+        taken: list[Pcm] = []
         self.buffered -= count
         while count > 0:
             chunk = self._chunks.popleft()

@@ -174,6 +174,7 @@ class ActiveCall:
                     frames = [frame.pcm for frame in gap]
                     self.send(self.session.conversation.resume(slot, epoch, first, frames, budget_s))
                 case Suspended(_, anew):
+                    self.words.is_transcribed = False
                     if anew and self.session.stream.started_s is None:
                         self.words.restart()
                     self._observers.notify("on_suspended", command, now)

@@ -11,7 +11,7 @@ from app.calls.conversation import Conversation
 from app.twilio.events import CallSid
 
 KEPT = 16
-"""How many are kept; each is about 4 MB, most of it the sound of the last 80 s."""
+"""How many are kept, or as many as there are slots; each is about 4 MB, most of it the sound of the last 80 s."""
 KEPT_S = 900.0
 
 Memory = tuple[Conversation, VoiceRequest]
@@ -22,14 +22,19 @@ class ConversationStore:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
+        self._most = KEPT
         self._kept: dict[CallSid, tuple[float, Memory]] = {}  # the oldest first
         self._is_timed = False
         """Whether `_on_timer` is due."""
 
+    def set_slots(self, slots: int) -> None:
+        """Keep one of each slot at least: all streams may be lost at once."""
+        self._most = max(KEPT, slots)
+
     def keep(self, call_sid: CallSid, memory: Memory) -> None:
         self.pop(call_sid)
         self._kept[call_sid] = self._clock() + KEPT_S, memory
-        for oldest in [*self._kept][:-KEPT]:
+        for oldest in [*self._kept][: -self._most]:
             del self._kept[oldest]
         self._set_timer()
 

@@ -23,8 +23,9 @@ class LastWords:
         return self._calls[epoch][0] if epoch in self._calls else None
 
     def wait(self, call: ActiveCall) -> None:
-        """Wait for the last words of a call that has ended, if it may have said any."""
-        if not self._is_transcribing or call.session.stream.started_s is None:
+        """Wait for the last words of a call that has ended, if some may still come."""
+        is_transcribed = call.words.is_transcribed and not call.session.has_pipeline
+        if not self._is_transcribing or call.session.stream.started_s is None or is_transcribed:
             call.end_words()
             return
         epoch = call.reservation.epoch

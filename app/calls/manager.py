@@ -79,6 +79,7 @@ class CallManager(CallRegistry):
     def start_accepting(self, slots: int, processing_s: float) -> None:
         """Accept up to `slots` calls from now on; the workers take `processing_s` for a frame."""
         self._admission = Admission(slots)
+        self._conversations.set_slots(slots)
         self.accepting = not self.draining
         self.statistics.set_processing(processing_s)
 

@@ -79,9 +79,11 @@ def mask_digits(words: Iterable[Word]) -> list[Word]:
 
 
 def digits_in(word: str) -> int:
-    """Return how many digits a word says, 0 if it is anything but a number."""
-    counts = [_digits(part) for part in _PARTS.findall(word.lower()) if part not in FILLERS]
-    return sum(counts) if all(counts) else 0
+    """Return how many digits a word says, 0 if it is anything but a number and has no long one in it: DE89370400…"""
+    parts = _PARTS.findall(word.lower())
+    counts = [_digits(part) for part in parts if part not in FILLERS]
+    longest = max((len(part) for part in parts if part.isdecimal()), default=0)
+    return sum(counts) if all(counts) or longest >= LEAST_DIGITS else 0
 
 
 def _digits(part: str) -> int:

@@ -100,7 +100,12 @@ class CallQueue:
         self._waiting.pop(call_sid, None)
 
     def page(self, call_sid: CallSid, request: VoiceRequest = NO_REQUEST) -> str:
-        """Return the next wait page of a call, as TwiML; one of a call that is connected by now is late."""
+        """Return the next wait page of a call, as TwiML; one of a call that is connected by now is late.
+
+        While the service starts it knows of no queue: callers keep waiting.
+        """
+        if not (self._manager.accepting or self._manager.draining):
+            return twiml.pause(PAUSE_S)
         if not self._manager.holds(call_sid) and self._manager.call(call_sid):
             return twiml.pause(PAUSE_S)
         if not self._manager.holds(call_sid) and not self.enter(call_sid, request):

@@ -132,6 +132,11 @@ class CallRecord:
         best = [one for one in known if one.name] + [one for one in known if one.fault]
         return best[0] if best else Recording()
 
+    @property
+    def is_transferred(self) -> bool:
+        """Whether the call is with a person, as far as is known."""
+        return bool(self.transfers) and self.transfers[-1].ended_s is None and not self.over
+
     def has_started(self, stream_sid: str) -> bool:
         return bool(stream_sid) and any(stream.stream_sid == stream_sid for stream in self.streams)
 

@@ -16,6 +16,7 @@ from app.twilio.events import CallSid
 from workers.messages import Slot
 
 RECORDS_KEPT = 200
+"""Of calls that have ended; up to half of them may be of calls that are with a person, whose transfers will end."""
 RECORDS_WITH_SPANS = 8
 """How many of them keep the times of every frame."""
 
@@ -118,6 +119,7 @@ class CallRegistry:
         self._ended.pop(record.call_sid, None)
         self._ended[record.call_sid] = record
         if len(self._ended) > RECORDS_KEPT:
-            del self._ended[next(iter(self._ended))]
+            others = [one.call_sid for one in self._ended.values() if not one.is_transferred]
+            del self._ended[others[0] if len(others) > RECORDS_KEPT // 2 else next(iter(self._ended))]
         for old in islice(reversed(self._ended.values()), RECORDS_WITH_SPANS, RECORDS_WITH_SPANS + 1):
             old.spans.clear()

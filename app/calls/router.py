@@ -146,7 +146,9 @@ class CallRouter:
     def bring_back(self, form: Form, webhook_token: str = "") -> str | None:
         """Do so if this machine can; None without a free slot."""
         call_log, again = CallLogger(log, form.call_sid), again_of(form)
-        request = self._manager.lost(form.call_sid) if form.fields.get("CallStatus") != COMPLETED else None
+        if is_over := form.fields.get("CallStatus") == COMPLETED:
+            self._manager.forget(form.call_sid)
+        request = None if is_over else self._manager.lost(form.call_sid)
         if request is None or again is None:
             call_log.info("stream is over, hanging up")
             return twiml.hangup()
@@ -179,7 +181,9 @@ class CallRouter:
         status, duration = (form.fields.get(f"DialCall{name}", "")[:20] for name in ("Status", "Duration"))
         CallLogger(log, form.call_sid).info("the transfer is over: %a", status)
         self._manager.end_transfer(form.call_sid, status, parse_count(duration))
-        return status in CONNECTED or form.fields.get("CallStatus") == COMPLETED
+        if is_over := status in CONNECTED or form.fields.get("CallStatus") == COMPLETED:
+            self._manager.forget(form.call_sid)
+        return is_over
 
     def handle_status(self, form: Form) -> None:
         """Record what Twilio says of a call or its stream; end the call if its stream cannot come any more."""

@@ -34,7 +34,7 @@ from app.calls.sentences import SayRefusal, SayRefused, SaySentence, Sentences, 
 from app.calls.suspension import GapOver, OpenCall, ResumeCall, Suspended, Suspension
 from app.calls.transfer import MOST_TRANSFERS, AskTransfer
 from app.twilio.events import CallSid, DtmfPressed, Event, MarkPlayed, Media, Started, Stopped
-from workers.messages import Frame, Resumed, Said
+from workers.messages import GREETING, Frame, Resumed, Said
 
 START_WITHIN_S = 10.0
 """How long a socket may stay silent before its `start`."""
@@ -120,6 +120,10 @@ class CallSession:
         """Since when the call waits for a pipeline that goes on with it; None while it has one."""
         return self._suspension.since_s
 
+    @property
+    def has_pipeline(self) -> bool:
+        return self._suspension.is_open
+
     def phase_s(self, now: float) -> float | None:
         """Return when the caller's next frame becomes complete, None while the call is not live."""
         return self.leg.complete_s(now) if self.state is CallState.LIVE else None
@@ -177,6 +181,8 @@ class CallSession:
 
     def handle_said(self, said: Said, now: float) -> Sequence[Command]:
         """Handle the end of a sentence, or of the greeting; what is said while the call ends is not heard."""
+        if said.sentence == GREETING:
+            self._idle.reset(now)
         is_heard = self.state not in (CallState.DRAINING, CallState.ENDED)
         sentence = self.sentences.end(said.sentence, said.whole, now) if is_heard else None
         return [sentence] if sentence else []
@@ -233,6 +239,8 @@ class CallSession:
             commands += self._on_sent(self.leg.send_audio(now), now)
         if self.state is CallState.DRAINING and now >= self.leg.played_s():
             return [*commands, *self.end(self._late_reason, now)]
+        if self._greets:
+            self._idle.reset(now)
         if self.state is CallState.LIVE and now >= self._idle.due_s:
             commands += self.drain(EndReason.IDLE, now)
         if now >= self._suspension.until_s:
@@ -246,7 +254,8 @@ class CallSession:
         """End the call once all that Moshi has said has been played, within `DRAIN_WITHIN_S`."""
         if self.state is CallState.DRAINING:
             return []
-        if self.state is not CallState.LIVE or self.record.first_sound_s is None:
+        is_silent = self.record.first_sound_s is None and not self._has_sounded
+        if self.state is not CallState.LIVE or is_silent:
             return self.end(reason, now)
         self._move(CallState.DRAINING)
         self._suspension.end()
@@ -269,6 +278,12 @@ class CallSession:
         self.record.on_end(self.stream, reason, detail, now)
         self.record.counts.update(self.leg.counts)
         return [End(reason, detail)]
+
+    @property
+    def _greets(self) -> bool:
+        """Whether Moshi says the words of its greeting and does not hear the caller, whose silence means nothing."""
+        persona, is_said = self.conversation.header.call, self.record.greeting_said_s is not None
+        return bool(persona.greeting and self._limits.greeting_frames) and not persona.listens and not is_said
 
     def cancel_transfer(self) -> None:
         """The carrier has refused; a stream that has ended meanwhile has ended for its own reason."""

@@ -129,18 +129,19 @@ class Suspension:
         self.until_s = math.inf
         """When it has waited for too long."""
         self.loss = ""
-        self._is_open = False
+        self.is_open = False
+        """Whether the call is in a pipeline."""
 
     def begin(self, reason: str, now: float, within_s: float, is_live: bool) -> None:
         """The pipeline is lost; a call that waits already keeps its time."""
-        self.goes_on |= is_live and self._is_open
-        self._is_open, self.loss = False, reason
+        self.goes_on |= is_live and self.is_open
+        self.is_open, self.loss = False, reason
         self._hold(now, within_s)
         if self.goes_on:
             self._record.on_gap(reason, now)
 
     def attach(self, now: float, within_s: float, budget_s: float, greeting_frames: int) -> OpenCall | ResumeCall:
-        self._is_open = True
+        self.is_open = True
         if not self.goes_on:
             self.end()
             self.unread.discard()

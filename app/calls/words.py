@@ -84,6 +84,8 @@ class CallWords:
     def __init__(self, session: CallSession, notify: Callable[..., None]) -> None:
         self._session, self._notify = session, notify
         self._words = StreamWords()
+        self.is_transcribed = False
+        """Whether the transcript has ended since the pipeline was lost last."""
 
     def restart(self) -> None:
         """Forget the greeting so far, which nobody has heard."""
@@ -104,6 +106,7 @@ class CallWords:
                 self._publish(self._words.end_turn(), now)
             case TranscriptEnd(_, _, missed):
                 self._session.record.counts["frames_unheard"] += missed
+                self.is_transcribed = True
                 self.flush(Side.CALLER, now)
             case _:
                 assert_never(message)

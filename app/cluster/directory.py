@@ -14,8 +14,8 @@ from app.twilio.events import CallSid
 
 HEARTBEAT_S = 0.5
 SILENT_S = 1.5
-ISOLATED_S = 0.8
-"""A node that has received no heartbeat of its own for so long moves no calls: shorter than `SILENT_S`."""
+ECHO_WITHIN_S = 0.8
+"""A node whose own heartbeats take longer to come back is not settled and moves no calls: shorter than `SILENT_S`."""
 SETTLE_S = 2 * SILENT_S
 REMEMBERED_S = 120.0
 """How long a silent node is kept: for its name on the page, and as the last-known owner of its calls."""
@@ -86,7 +86,7 @@ class Directory:
 
     def is_settled(self, now: float) -> bool:
         """Whether silence of others can be trusted."""
-        return now - self._echo_s < ISOLATED_S and now - self._receiving_since_s >= SETTLE_S
+        return now - self._echo_s < ECHO_WITHIN_S and now - self._receiving_since_s >= SETTLE_S
 
     @property
     def settles_s(self) -> float:
@@ -122,7 +122,7 @@ class Directory:
         ]
 
     def _on_echo(self, now: float) -> None:
-        if now - self._echo_s >= ISOLATED_S:
+        if now - self._echo_s >= ECHO_WITHIN_S:
             self._receiving_since_s = now
         self._echo_s = now
 

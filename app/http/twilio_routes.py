@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, HTTPException, Request, Response, WebSocket
-from starlette.requests import HTTPConnection
+from starlette.requests import ClientDisconnect, HTTPConnection
 
 from app.calls.routing import Routing
 from app.http.media import run_media_socket
@@ -152,11 +152,14 @@ def _path(connection: HTTPConnection) -> str:
 
 
 async def read_body(request: Request, max_bytes: int, within_s: float = FORM_WITHIN_S) -> bytes | None:
-    """Return the body of a request, None if it is larger. Raises TimeoutError."""
+    """Return the body of a request, None if it is larger. Raises TimeoutError, also if the client leaves before."""
     body = bytearray()
-    async with asyncio.timeout(within_s):
-        async for part in request.stream():
-            body += part
-            if len(body) > max_bytes:
-                return None
+    try:
+        async with asyncio.timeout(within_s):
+            async for part in request.stream():
+                body += part
+                if len(body) > max_bytes:
+                    return None
+    except ClientDisconnect:
+        raise TimeoutError from None
     return bytes(body)

@@ -40,6 +40,10 @@ NUMBER = {"set_number": True, "tunnel": True, "twilio_account_sid": "AC1", "twil
         ({"allowed_callers": "+155x"}, "ALLOWED_CALLERS"),
         ({"operator_token": "short"}, "OPERATOR_TOKEN"),
         ({"operator_token": "with a space in it"}, "OPERATOR_TOKEN"),
+        (
+            dict.fromkeys(("operator_token", "chat_token"), "one-token-for-both"),
+            "CHAT_TOKEN must not be OPERATOR_TOKEN",
+        ),
         *(({"hangup_digit": digits}, "HANGUP_DIGIT") for digits in ("##", "x", "E", "10")),
         *(({"traces_headers": fields}, "TRACES_HEADERS") for fields in ("Name", "Bad name=1", "X-A=1\r\nX-B=2")),
     ],

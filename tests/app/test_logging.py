@@ -2,6 +2,8 @@ import logging
 import subprocess
 import sys
 
+import pytest
+
 from app.logging import MINUTE_S, MOST_ALIKE, RepeatFilter
 
 
@@ -11,9 +13,10 @@ def record(message: str, at_s: float, level: int = logging.WARNING) -> logging.L
     return made
 
 
-def test_a_flood_of_one_warning_is_written_so_often_and_no_more() -> None:
+@pytest.mark.parametrize("level", [logging.WARNING, logging.ERROR])
+def test_a_flood_of_one_warning_is_written_so_often_and_no_more(level: int) -> None:
     repeats = RepeatFilter()
-    passed = [repeats.filter(record("refused: %s", second / 100)) for second in range(1_000)]
+    passed = [repeats.filter(record("refused: %s", second / 100, level)) for second in range(1_000)]
     assert passed == [True] * MOST_ALIKE + [False] * (1_000 - MOST_ALIKE)
 
 

@@ -131,6 +131,11 @@ async def test_a_slot_given_out_at_once_keeps_two_calls_apart(line: Line) -> Non
     assert words(await line.transcript(second)) == WORDS["question3"]
 
 
+async def test_the_transcript_of_a_caller_who_hangs_up_during_the_greeting_ends_at_once(line: Line) -> None:
+    epoch = await line.call(0, np.zeros((0, FRAME_SAMPLES), np.float32))
+    assert await line.transcript(epoch) == [TranscriptEnd(Slot(0), Epoch(epoch))]
+
+
 async def test_the_transcriber_gives_way_to_the_pipeline(line: Line) -> None:
     def priorities(process: int) -> tuple[int, str]:
         group = Path(f"/proc/{process}/autogroup")  # of Linux, if it shares processors between sessions

@@ -21,7 +21,7 @@ from app.calls.sentences import SayRefusal, SayRefused
 from app.calls.session import CallState
 from app.twilio.events import CallSid, Connected, DtmfPressed, Media, Started, Stopped, StreamSid
 from app.twilio.twiml import Connect, Enqueue, Hangup
-from tests.app.calls.front import ANN, BOB, EVE
+from tests.app.calls.front import ANN, BOB, EVE, form
 from tests.stories.test_a_call_comes_back import SLOTS, Line
 from workers.messages import (
     GAP_FRAMES,
@@ -401,6 +401,18 @@ async def test_a_call_that_is_over_or_unknown_is_not_brought_back() -> None:
     assert phone.manager.lost(ANN) is None
 
 
+async def test_a_call_whose_first_stream_was_silent_is_not_cut_off_in_mid_sentence_later() -> None:
+    phone = Phone()
+    phone.talk(ANN).end(EndReason.SOCKET_LOST)
+    phone.pass_time(1.0)
+    call = phone.start(phone.open_socket(phone.after_stream(ANN)))
+    phone.go_on(call)
+    phone.answer(call, phone.speak(call, 3))
+    assert phone.heard(call) != []
+    phone.manager.hang_up(ANN)
+    assert call.session.state is CallState.DRAINING
+
+
 async def test_a_stream_whose_loss_twilio_notices_first_goes_over_to_the_next_one() -> None:
     phone = Phone(max_calls=1)
     old = phone.talked(ANN, 3)
@@ -468,7 +480,7 @@ async def test_a_stream_that_has_nothing_behind_it_begins_with_the_greeting() ->
 
 
 async def test_what_was_said_is_forgotten_after_a_while_and_of_many_calls_the_oldest() -> None:
-    phone = Phone(max_calls=KEPT + 2)
+    phone = Phone()
     for number in range(KEPT + 1):
         phone.talk(CallSid(f"CA{number}")).handle_event(Stopped())
     begun = []
@@ -478,6 +490,28 @@ async def test_what_was_said_is_forgotten_after_a_while_and_of_many_calls_the_ol
     phone.pass_time(KEPT_S)
     phone.ring(CallSid("CA2"))
     assert [*begun, type(phone.sent[-1])] == [Open, Resume, Open]
+
+
+@pytest.mark.parametrize("told", ["after the stream", "after a transfer", "not"])
+async def test_what_was_said_is_forgotten_when_a_webhook_says_that_the_call_is_over(told: str) -> None:
+    phone = Phone()
+    phone.talk(ANN).handle_event(Stopped())
+    if told == "after the stream":
+        assert phone.after_stream(ANN, CallStatus="completed") == Hangup()
+    elif told == "after a transfer":
+        phone.call_router.after_dial(form(ANN, DialCallStatus="completed", CallStatus="in-progress"))
+    phone.ring(ANN, CallStatus="in-progress")
+    assert isinstance(phone.sent[-1], Resume if told == "not" else Open)
+
+
+async def test_when_the_streams_of_all_calls_are_lost_at_once_all_come_back() -> None:
+    phone = Phone(max_calls=KEPT + 4)
+    calls = [phone.talk(CallSid(f"CA{number}")) for number in range(KEPT + 4)]
+    for call in calls:
+        call.end(EndReason.SOCKET_LOST)
+    answers = [phone.after_stream(call.session.record.call_sid) for call in calls]
+    assert [type(answer) for answer in answers] == [Connect] * len(calls)
+    assert len(resumes(phone.sent)) == len(calls)
 
 
 async def test_a_chat_goes_on_too() -> None:

@@ -252,8 +252,9 @@ class Story:
     def everybody_goes(self) -> None:
         for call_sid in [*self.waiting, *self.ringing]:
             self.front.left(call_sid, "hangup")
-        for call in list(self.front.manager.calls):
-            call.end(EndReason.CALLER_HUNG_UP)
+        while calls := self.front.manager.calls:  # behind some another stream stands by
+            for call in calls:
+                call.end(EndReason.CALLER_HUNG_UP)
 
     def somebody(self) -> ActiveCall | None:
         if not self.talking:

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from app.audio.playback_buffer import MS, RATE_HZ, Samples
+from app.audio.playback_buffer import MS
 from app.cli.talk.sound import AudioEndpoint, TalkFailed
+from workers.messages import SAMPLE_RATE_HZ, Pcm
 
 BLOCK = 20 * MS
-STREAM = {"samplerate": RATE_HZ, "channels": 1, "dtype": "float32", "blocksize": BLOCK, "latency": "low"}
+STREAM = {"samplerate": SAMPLE_RATE_HZ, "channels": 1, "dtype": "float32", "blocksize": BLOCK, "latency": "low"}
 NO_PACKAGE = "the package sounddevice is not installed: pip install 'moshi-bridge[talk]'; or use --wav"
 NO_PORTAUDIO = "PortAudio is not installed: apt install libportaudio2, dnf install portaudio, brew install portaudio"
 
@@ -22,22 +23,22 @@ class DeviceSound(AudioEndpoint):
         super().__init__()
         self._lock = threading.Lock()
         """Guards `buffer`."""
-        self._said: queue.SimpleQueue[Samples] = queue.SimpleQueue()
+        self._said: queue.SimpleQueue[Pcm] = queue.SimpleQueue()
 
-    def handle_input(self, recorded: Samples, frames: int, time: object, status: object) -> None:
+    def handle_input(self, recorded: Pcm, frames: int, time: object, status: object) -> None:
         """Take what the microphone has recorded, shape (frames, 1)."""
         self._said.put(recorded[:, 0].copy())
 
-    def handle_output(self, played: Samples, frames: int, time: object, status: object) -> None:
+    def handle_output(self, played: Pcm, frames: int, time: object, status: object) -> None:
         """Fill in what the loudspeaker plays next, shape (frames, 1)."""
         with self._lock:
             played[:, 0] = self.buffer.pull(frames)
 
-    def read(self, now: float) -> Samples:
+    def read(self, now: float) -> Pcm:
         blocks = [self._said.get_nowait() for _ in range(self._said.qsize())]
         return np.concatenate([np.zeros(0, np.float32), *blocks])
 
-    def add_heard(self, samples: Samples) -> None:
+    def add_heard(self, samples: Pcm) -> None:
         with self._lock:
             super().add_heard(samples)
 

@@ -4,12 +4,13 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
-from app.audio.playback_buffer import MS, PlaybackBuffer, Samples
+from app.audio.playback_buffer import MS, PlaybackBuffer
 from app.audio.resample import to_int16
 from app.cli.meter import FLOOR_DBFS, bar
 from app.server.remote.client import DecodedAudio, Event
 from app.server.remote.messages import ErrorText, Handshake, TextPiece
 from app.simulator.measure import level_dbfs
+from workers.messages import Pcm
 
 WAITING = "waiting for the server: it may be in another conversation, or play its prompts …"
 LINE_LENGTH = 72
@@ -36,7 +37,7 @@ class Screen:
             case DecodedAudio(samples):
                 self._heard_dbfs = level_dbfs(to_int16(samples))
 
-    def show_levels(self, said: Samples, buffer: PlaybackBuffer) -> None:
+    def show_levels(self, said: Pcm, buffer: PlaybackBuffer) -> None:
         """Show the levels with that of a packet that was sent."""
         buffered = f"buffered {buffer.buffered // MS:3} ms"
         levels = f"you {bar(level_dbfs(to_int16(said)))}  Moshi {bar(self._heard_dbfs)}  {buffered}"

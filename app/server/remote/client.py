@@ -8,10 +8,10 @@ burst, which stays as latency. So nothing is sent, and nothing but an error is a
 from dataclasses import dataclass
 
 from app.audio.opus import ChatCodec, OpusCodec
-from app.audio.playback_buffer import Samples
 from app.calls.chat_protocol import Kind
 from app.server.remote.messages import EncodedAudio, ErrorText, Handshake, TextPiece, parse
 from app.server.remote.pacer import Pacer
+from workers.messages import Pcm
 
 READY_WITHIN_S = 60.0
 """Without a message; a server with a queue sends pings meanwhile."""
@@ -25,7 +25,7 @@ class ServerSilent(Exception):
 
 @dataclass(frozen=True, slots=True)
 class DecodedAudio:
-    samples: Samples
+    samples: Pcm
 
 
 Event = Handshake | DecodedAudio | TextPiece | ErrorText
@@ -68,16 +68,16 @@ class ChatClient:
         self._last_s = now
         self.pacer.start(now)
 
-    def add_audio(self, samples: Samples) -> None:
+    def add_audio(self, samples: Pcm) -> None:
         """Add what was said; before the handshake it is dropped."""
         if self.ready:
             self.pacer.push(samples)
 
-    def send(self, now: float) -> list[tuple[bytes, Samples]]:
+    def send(self, now: float) -> list[tuple[bytes, Pcm]]:
         """Return the messages that are due, each with the sound in it."""
         return [(self.encode(packet), packet) for packet in self.pacer.pull(now)]
 
-    def encode(self, packet: Samples) -> bytes:
+    def encode(self, packet: Pcm) -> bytes:
         """Return the message of a packet, or of several."""
         return Kind.AUDIO.message(self._codec.encode(packet))
 

@@ -10,10 +10,9 @@ from collections import deque
 import numpy as np
 
 from app.audio.opus import PACKET_SAMPLES
-from app.audio.playback_buffer import RATE_HZ, Samples
-from workers.messages import FRAME_S
+from workers.messages import FRAME_S, SAMPLE_RATE_HZ, Pcm
 
-PACKET_S = PACKET_SAMPLES / RATE_HZ
+PACKET_S = PACKET_SAMPLES / SAMPLE_RATE_HZ
 BURST_S, FILLED_BURST_S = PACKET_S, 3 * PACKET_S
 """By how much packets may make up for earlier lateness: without and with silence in place of what is late."""
 LATE_S = 2 * PACKET_S
@@ -48,14 +47,14 @@ class Pacer:
         """Start the clock; the first frame may take as long as it lasts."""
         self._next_s = now - self._burst_s + FRAME_S
 
-    def push(self, samples: Samples) -> None:
+    def push(self, samples: Pcm) -> None:
         self._queue, self._is_filling, self._is_new = np.concatenate([self._queue, samples]), False, True
         if self._live and len(self._queue) > MOST_QUEUED:
             self._drop(len(self._queue) - PACKET_SAMPLES)
 
-    def pull(self, now: float) -> list[Samples]:
+    def pull(self, now: float) -> list[Pcm]:
         """Return the packets, (960,) each, that may be sent now."""
-        packets: list[Samples] = []
+        packets: list[Pcm] = []
         if self._live and self._is_new and not self._is_missing:
             self._drop_standing(now)
         if self._is_missing and now >= self.get_timer():

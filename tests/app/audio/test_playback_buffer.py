@@ -4,12 +4,13 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.audio.playback_buffer import FRAME, MOST, MS, PlaybackBuffer, Samples
+from app.audio.playback_buffer import FRAME, MOST, MS, PlaybackBuffer
+from workers.messages import Pcm
 
 BLOCK = 10 * MS
 
 
-def ones(milliseconds: int) -> Samples:
+def ones(milliseconds: int) -> Pcm:
     return np.ones(milliseconds * MS, np.float32)
 
 

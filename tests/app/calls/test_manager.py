@@ -16,6 +16,7 @@ from app.calls.manager import CallManager
 from app.calls.registry import RECORDS_KEPT, RECORDS_WITH_SPANS
 from app.calls.session import START_WITHIN_S
 from app.calls.statistics import PROCESSING_EMA_WEIGHT
+from app.calls.transfer import TransferBy
 from app.config import read_settings
 from app.twilio import twiml
 from app.twilio.events import CallSid, Connected, DtmfPressed, Media, Started, Stopped, StreamSid
@@ -260,6 +261,23 @@ async def test_the_last_records_are_kept_and_frame_times_of_fewer() -> None:
     assert [record.call_sid for record in records] == [f"CA{number}" for number in range(5, RECORDS_KEPT + 5)]
     with_spans = [number for number, record in enumerate(records) if record.spans]
     assert with_spans == list(range(RECORDS_KEPT - RECORDS_WITH_SPANS, RECORDS_KEPT))
+
+
+async def test_the_record_of_a_call_that_is_with_a_person_is_kept_longer_though_not_at_any_price() -> None:
+    front = Front(max_calls=1)
+    transfers = []
+    for number in range(RECORDS_KEPT // 2 + 1):
+        call = front.talk(CallSid(f"CAaway{number}"))
+        transfers.append(call.begin_transfer("+15550100009", TransferBy.KEY))
+        call.handle_event(Stopped())
+    for number in range(RECORDS_KEPT):
+        front.talk(CallSid(f"CA{number}")).end(EndReason.CALLER_HUNG_UP)
+    for number in range(len(transfers)):
+        front.manager.end_transfer(CallSid(f"CAaway{number}"), "completed", 61)
+    assert [transfer.status for transfer in transfers] == ["", *["completed"] * (RECORDS_KEPT // 2)]
+    assert len(front.manager.records()) == RECORDS_KEPT
+    front.talk(ANN).end(EndReason.CALLER_HUNG_UP)
+    assert front.manager.record(CallSid("CAaway1")) is None, "it is as any other now"
 
 
 async def test_records_of_calls_that_are_over_can_be_dropped() -> None:

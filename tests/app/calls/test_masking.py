@@ -29,6 +29,8 @@ def masked(text: str) -> str:
         ("room 12 at 9", "room 12 at 9"),
         ("I have one question and two answers", "I have one question and two answers"),
         ("four two four two and then we eat", "* * * * and then we eat"),
+        ("IBAN DE89370400440532013000, or C01X00T47", "IBAN DE********************, or C01X00T47"),
+        ("it is PIN4711 12", "it is PIN**** **"),
     ],
 )
 def test_digits_in_a_row_are_masked(said: str, written: str) -> None:

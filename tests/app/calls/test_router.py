@@ -190,6 +190,9 @@ async def test_who_waits_while_the_service_begins_to_drain_is_hung_up_on_and_who
 
 async def test_a_service_that_was_started_anew_learns_its_queue_from_those_who_wait() -> None:
     front, ann = taken()
+    front.manager.accepting = False
+    assert front.page(BOB) == Pause(PAUSE_S), "it starts: they keep waiting"
+    front.manager.accepting = True
     assert [front.page(call_sid) for call_sid in (BOB, EVE)] == [Pause(PAUSE_S)] * 2
     await free_slot(front, ann)
     assert front.redirector.redirected == [(BOB, VOICE_URL)]

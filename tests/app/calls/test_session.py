@@ -12,6 +12,7 @@ from app.audio.jitter_buffer import WAIT_S, JitterBuffer
 from app.audio.playout import ClearAudio, Playout, PlayoutCommand, SendAudio, SendMark
 from app.audio.resample import Decimator
 from app.audio.time_stretch import Samples
+from app.calls.conversation import Conversation, ConversationHeader
 from app.calls.end_reason import EndReason
 from app.calls.leg import PhoneLeg, SendFrame
 from app.calls.limits import CallLimits
@@ -28,7 +29,7 @@ from app.twilio.events import (
     StreamSid,
     Unknown,
 )
-from workers.messages import FRAME_S, Epoch, Frame, Pcm, Slot
+from workers.messages import FRAME_S, GREETING, CallPersona, Epoch, Frame, Pcm, Said, Slot
 
 ANN, ACCOUNT = CallSid("CAann"), "ACours"
 STARTED = Started(StreamSid("MZ1"), ANN, ACCOUNT)
@@ -332,6 +333,25 @@ def test_who_says_something_or_presses_a_key_stays_on_the_line() -> None:
     session.receive(DtmfPressed("5"), 16.9)
     assert reasons(commands_of(until(session, 26.89))) == []
     assert reasons(commands_of(until(session, 26.9))) == [EndReason.IDLE]
+
+
+@pytest.mark.parametrize(("listens", "greeting_frames"), [(False, 25), (True, 25), (False, 0)])
+def test_who_is_not_heard_during_a_greeting_is_not_idle_until_its_last_word(
+    listens: bool, greeting_frames: int
+) -> None:
+    """Without frames ahead there is no greeting: the call goes on with one, or is at a Moshi server."""
+    conversation = Conversation(ConversationHeader(call=CallPersona("This call is recorded.", listens)))
+    limits = CallLimits(greeting_frames, RINGS_S, 99.0, 0.0, idle_s=10.0)
+    session = CallSession(ANN, ACCOUNT, limits, 0.0, conversation=conversation)
+    session.on_socket_open(1.0)
+    session.receive(STARTED, 2.0)
+    if listens or not greeting_frames:
+        assert reasons(commands_of(until(session, 12.0))) == [EndReason.IDLE]
+        return
+    assert reasons(commands_of(until(session, 30.0))) == []
+    session.handle_said(Said(Slot(0), Epoch(1), GREETING, whole=True), 30.0)
+    assert reasons(commands_of(until(session, 39.9))) == []
+    assert reasons(commands_of(until(session, 40.0))) == [EndReason.IDLE]
 
 
 @pytest.mark.parametrize("make", [ringing, connected, live])

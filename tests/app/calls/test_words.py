@@ -176,6 +176,28 @@ async def test_last_words_that_do_not_come_are_not_waited_for_for_ever(monkeypat
     assert line.said == [("caller", "four")]
 
 
+@pytest.mark.parametrize(
+    ("steps", "waits"),
+    [
+        (["lost", "end"], False),
+        (["lost"], True),
+        (["end", "lost"], True),
+        (["lost", "end", "ready"], True),
+        (["lost", "end", "ready", "lost"], True),
+        (["end"], True),
+    ],
+)
+async def test_last_words_that_nobody_can_give_any_more_are_not_waited_for(steps: list[str], waits: bool) -> None:
+    line = Line()
+    manager = line.front.manager
+    told = {"lost": lambda: manager.on_pipeline_lost("gone"), "ready": manager.on_pipeline_ready, "end": line.end}
+    for step in steps:
+        told[step]()
+    line.call.handle_event(Stopped())
+    assert (manager.last_words.find(line.epoch) is line.call) is waits
+    await manager.last_words.finish(0.0)
+
+
 async def test_at_the_stop_of_the_service_what_is_known_is_kept() -> None:
     line = Line()
     line.heard("four", 0.0)

@@ -13,7 +13,7 @@ import numpy as np
 import sphn
 from aiohttp import WSMessage, WSMsgType, web
 
-from app.audio.playback_buffer import Samples
+from workers.messages import Pcm
 
 Change = Callable[[int, bytes], Sequence[bytes]]
 """Make messages of the Ogg pages of a step and its number."""
@@ -50,7 +50,7 @@ class MoshiServer:
     received: list[WSMessage] = field(default_factory=list)
     early: int = 0
     """Messages that came before the handshake was sent."""
-    heard: list[Samples] = field(default_factory=list)
+    heard: list[Pcm] = field(default_factory=list)
     url: str = ""
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -103,7 +103,7 @@ class MoshiServer:
             request.transport.abort()
 
     @property
-    def heard_samples(self) -> Samples:
+    def heard_samples(self) -> Pcm:
         return np.concatenate([np.zeros(0, np.float32), *self.heard])
 
 

@@ -7,9 +7,9 @@ import pytest
 import soundfile
 
 from app.audio.opus import PACKET_SAMPLES
-from app.audio.playback_buffer import RATE_HZ
 from app.cli.talk.sound import FileSound, open_file
 from tests.app.cli.talk.tones import tone, tone_s
+from workers.messages import SAMPLE_RATE_HZ
 
 
 def test_a_file_is_said_in_real_time_then_silence() -> None:
@@ -21,9 +21,9 @@ def test_a_file_is_said_in_real_time_then_silence() -> None:
         said.append(sound.read(10.0 + tick * 0.01))
     said.append(sound.read(11.3))
     assert sound.ended()
-    assert len(np.concatenate(said)) == RATE_HZ
-    np.testing.assert_array_equal(np.concatenate(said)[: RATE_HZ // 2], tone(0.5))
-    assert not np.concatenate(said)[RATE_HZ // 2 :].any()
+    assert len(np.concatenate(said)) == SAMPLE_RATE_HZ
+    np.testing.assert_array_equal(np.concatenate(said)[: SAMPLE_RATE_HZ // 2], tone(0.5))
+    assert not np.concatenate(said)[SAMPLE_RATE_HZ // 2 :].any()
 
 
 def test_a_conversation_lasts_three_seconds_longer_than_the_file() -> None:
@@ -38,7 +38,7 @@ def test_a_conversation_lasts_three_seconds_longer_than_the_file() -> None:
 def test_a_file_may_be_cut_short() -> None:
     sound = FileSound(tone(5.0), 1.0)
     sound.start(0.0)
-    assert len(sound.read(60.0)) == RATE_HZ
+    assert len(sound.read(60.0)) == SAMPLE_RATE_HZ
     assert sound.ended()
 
 
@@ -53,10 +53,10 @@ def test_both_sides_are_saved(tmp_path: Path) -> None:
             sound.add_heard(tone(0.08))
     sound.save(tmp_path / "out.wav")
     saved, rate_hz = soundfile.read(tmp_path / "out.wav", dtype="float32")
-    assert (rate_hz, saved.shape[1]) == (RATE_HZ, 2)
+    assert (rate_hz, saved.shape[1]) == (SAMPLE_RATE_HZ, 2)
     assert sound.first_sound_s == pytest.approx(0.33, abs=0.02)
     assert tone_s(saved[:, 0]) > 0.9
-    assert tone_s(saved[: RATE_HZ // 4, 1]) == 0
+    assert tone_s(saved[: SAMPLE_RATE_HZ // 4, 1]) == 0
     assert tone_s(saved[:, 1]) > 0.5
 
 

@@ -8,13 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.audio.opus import PACKET_SAMPLES
-from app.audio.playback_buffer import RATE_HZ
 from app.server.remote.pacer import BURST_S, FILLED_BURST_S, LATE_S, MOST_QUEUED, PACKET_S, Pacer
-from workers.messages import FRAME_S
+from workers.messages import FRAME_S, SAMPLE_RATE_HZ
 
 
 def sound(length_s: float) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-    return np.arange(round(length_s * RATE_HZ), dtype=np.float32)
+    return np.arange(round(length_s * SAMPLE_RATE_HZ), dtype=np.float32)
 
 
 @given(st.booleans(), st.booleans(), st.lists(st.tuples(st.floats(0, 0.5), st.integers(0, 5_000)), max_size=60))
@@ -43,9 +42,9 @@ def test_a_microphone_with_jitter_is_sent_whole() -> None:
 def test_live_sound_that_was_held_up_is_dropped_the_oldest_first() -> None:
     pacer = Pacer(live=True)
     pacer.push(sound(3.0))
-    assert pacer.dropped == 3 * RATE_HZ - PACKET_SAMPLES
+    assert pacer.dropped == 3 * SAMPLE_RATE_HZ - PACKET_SAMPLES
     (packet,) = pacer.pull(100.0)
-    assert packet[-1] == 3 * RATE_HZ - 1
+    assert packet[-1] == 3 * SAMPLE_RATE_HZ - 1
 
 
 def test_live_sound_waits_no_longer_than_120_ms() -> None:
