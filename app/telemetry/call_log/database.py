@@ -90,11 +90,11 @@ class Database(Transactions):
         """Return the last calls, the newest first, without transcript, events and streams."""
         begin = (func.min(calls.c.reserved_at).desc(), func.min(calls.c.id).desc())
         newest = select(calls.c.call_sid).group_by(calls.c.call_sid).order_by(*begin).limit(limit)
+        found: dict[str, list[CallEntry]] = defaultdict(list)
         with self.begin(QUERY_LIMIT_S) as connection:
-            found: dict[str, list[CallEntry]] = {sid: [] for sid in connection.scalars(newest)}
-            for row in _rows(connection, calls.c.call_sid.in_(found)):
+            for row in _rows(connection, calls.c.call_sid.in_(newest)):
                 found[row.call_sid].append(_entry(row))
-        return [merge(runs) for runs in found.values()]
+        return [merge(runs) for runs in reversed(found.values())]
 
     def search(self, query: str, limit: int) -> list[FoundTurn]:
         """Return the last turns in which all words of a query were said."""

@@ -101,6 +101,22 @@ def test_the_newest_calls_come_first_and_as_many_as_asked_for(database: Database
     assert database.recent(2)[1].counters["frames_out"] == 4
 
 
+@pytest.mark.slow
+def test_more_calls_are_listed_than_a_statement_has_parameters(server: PostgresServer, tmp_path: Path) -> None:
+    database = Database(address_of(server.new_database(), tmp_path))
+    database.migrate()
+    database.write(entry(ANN))
+    with database.begin(60.0, writes=True) as connection:
+        for statement in (
+            "CREATE TEMPORARY TABLE copies AS SELECT calls.*, copy FROM calls, generate_series(1, 70000) copy",
+            "UPDATE copies SET id = id + copy, call_sid = 'CA' || copy",
+            "ALTER TABLE copies DROP copy",
+            "INSERT INTO calls SELECT * FROM copies",
+        ):
+            connection.exec_driver_sql(statement)
+    assert len(database.recent(100_000)) == 70_001
+
+
 def test_a_number_is_forgotten_in_whatever_way_it_was_written(database: Database) -> None:
     written = "sip:+15550100001@gw.example.com;user=phone"
     database.write(replace(entry(ANN, caller=written), recording="one", streams=[stream(1, recording="another")]))
