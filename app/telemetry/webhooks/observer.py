@@ -33,7 +33,7 @@ class WebhookObserver(CallObserver):
 
     def on_event(self, event: Event, now: float) -> None:
         match event:
-            case Started() if self._stream.started_s is not None and self._stream.number == 1:
+            case Started() if self._stream.started_s is not None and self._stream.started_s == self._record.started_s:
                 self._emit("call.started", now, self._parties())
             case DtmfPressed(digit):
                 self._emit("call.key", now, {"digit": digit[:1] if self._digits else "*"})
