@@ -38,6 +38,10 @@ NUMBER = {"set_number": True, "tunnel": True, "twilio_account_sid": "AC1", "twil
         ({"when_busy": "sing"}, "WHEN_BUSY"),
         ({"blocked_callers": "+1555*,0049"}, "BLOCKED_CALLERS.*'0049' is no number"),
         ({"allowed_callers": "+155x"}, "ALLOWED_CALLERS"),
+        *(
+            ({name: "~recordings"}, f"{name.upper()}: .*write ~/")
+            for name in ("recordings_dir", "personas_dir", "cache_dir")
+        ),
         ({"operator_token": "short"}, "OPERATOR_TOKEN"),
         ({"operator_token": "with a space in it"}, "OPERATOR_TOKEN"),
         *(({"hangup_digit": digits}, "HANGUP_DIGIT") for digits in ("##", "x", "E", "10")),
