@@ -16,6 +16,8 @@ from app.twilio.parties import mask_number, name_of
 WRITE_LIMIT_S, QUERY_LIMIT_S = 15.0, 60.0
 """How long a server may take to write a record, to answer a query."""
 MAX_CHOICES = 5
+LONGEST_CALL = timedelta(days=1)
+"""Longer than any MAX_CALL_SECONDS. What is open since then is of a run that died with its machine: nobody ends it."""
 FORGOTTEN_FOR = timedelta(days=30)
 """How long it is known which calls are forgotten: until then no service and no spool brings them back."""
 
@@ -45,14 +47,14 @@ class Database(Transactions):
             return len(found)
 
     def count_old(self, before: datetime) -> tuple[int, int]:
-        counts = select(func.count().filter(calls.c.ended_at < before), func.count()).select_from(calls)
+        counts = select(func.count().filter(_are_old(before)), func.count()).select_from(calls)
         with self.begin(QUERY_LIMIT_S) as connection:
             old, total = connection.execute(counts).one()
             return old, total
 
     def delete_old(self, before: datetime) -> int:
         with self.begin(LONG_LIMIT_S, writes=True) as connection:
-            deleted = connection.execute(delete(calls).where(calls.c.ended_at < before)).rowcount
+            deleted = connection.execute(delete(calls).where(_are_old(before))).rowcount
             _wipe_index(connection)
             return deleted
 
@@ -114,6 +116,11 @@ class Database(Transactions):
             return merge([_whole(connection, row) for row in _rows(connection, calls.c.call_sid == found[0])])
 
 
+def _are_old(before: datetime) -> ColumnElement[bool]:
+    left_open = and_(calls.c.ended_at.is_(None), calls.c.reserved_at < before - LONGEST_CALL)
+    return or_(calls.c.ended_at < before, left_open)
+
+
 def _wipe_index(connection: Connection) -> None:
     """Remove the words of deleted turns from SQLite's index, which only marks them as deleted.
 
@@ -154,13 +161,13 @@ def _calls_with(connection: Connection, name: str) -> tuple[dict[str, list[Row[A
 
     They are those whose other party has this name, however the call log has it written, or the chat with this id.
     """
-    columns = ("id", "call_sid", "ended_at", "direction", "caller", "called", "recording")
-    rows = defaultdict(list)
+    columns = ("id", "call_sid", "reserved_at", "ended_at", "direction", "caller", "called", "recording")
+    rows, left_open = defaultdict(list), datetime.now(UTC) - LONGEST_CALL
     for row in connection.execute(select(*(calls.c[column] for column in columns))):
         party = name_of(row.called if row.direction.startswith(OUTBOUND) else row.caller)
         if name in (party, row.call_sid):
             rows[row.call_sid].append(row)
-    over = {sid: some for sid, some in rows.items() if all(row.ended_at for row in some)}
+    over = {sid: some for sid, some in rows.items() if all(row.ended_at or row.reserved_at < left_open for row in some)}
     return over, len(rows) - len(over)
 
 
