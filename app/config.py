@@ -29,6 +29,7 @@ SHAPES = (
 WORD_STEPS = 25
 """Frames of silence, two seconds, stepped before a greeting with words takes the caller's frames."""
 NATS_NEEDS = ("NODE_URL", "PUBLIC_URL", "TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN")
+ONE_NUMBER = "the first node to end would take the number from all; point it at PUBLIC_URL in the Twilio console"
 SIGN = "Set TWILIO_AUTH_TOKEN (Twilio console) and VALIDATE_SIGNATURES=true."
 
 
@@ -71,6 +72,8 @@ class Settings(BaseModel):
             raise ValueError(f"SET_NUMBER needs {missing}")
         if self.cluster.nats_url and (missing := ", ".join(n for n in NATS_NEEDS if not self.value(n))):
             raise ValueError(f"NATS_URL needs {missing}, the same at all nodes but NODE_URL")
+        if self.cluster.nats_url and self.twilio.set_number:
+            raise ValueError(f"SET_NUMBER is for one machine alone: {ONE_NUMBER}")
         return self
 
     def _missing_for_number(self) -> str:

@@ -143,6 +143,11 @@ CLUSTER = {
 }
 
 
+def test_no_node_restores_the_number_of_all() -> None:
+    with pytest.raises(SettingsError, match="SET_NUMBER is for one machine alone"):
+        read_settings(**CLUSTER, set_number=True, twilio_phone_number="+15551234567")
+
+
 @pytest.mark.parametrize("missing", ["node_url", "public_url", "twilio_account_sid", "twilio_auth_token"])
 def test_nodes_need_what_they_share_and_an_address_of_their_own(missing: str) -> None:
     with pytest.raises(SettingsError, match=f"NATS_URL needs {missing.upper()}"):
