@@ -128,7 +128,7 @@ class Settings(BaseModel):
         texts = {name: str(self.value(name)) for name in NAMES}
         kept = [text for name, text in texts.items() if not FIELDS[name].repr and text != "off"]
         hidden = [text for text in kept if "://" not in text]
-        passwords = [one for text in texts.values() for url in text.split(",") for one in _passwords(url)]
+        passwords = [one for text in texts.values() for url in {text, *text.split(",")} for one in _passwords(url)]
         of_servers = [secret for server in self.model.servers for secret in server.secrets]
         found = (*hidden, *self.traces.header_fields.values(), *passwords, *map(unquote, passwords), *of_servers)
         return tuple(filter(None, found))
