@@ -1,6 +1,7 @@
 """`moshi-bridge calls top`: the calls that are on, on the terminal, from the running service."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console, Group
@@ -27,7 +28,9 @@ RIGHT = {"for": 4, "latency": 7, "buffer": 6, "step": 5, "late": 4, "lost": 4}
 
 
 def run_top(settings: Settings, url: str | None, once: bool) -> int:
-    return run_asking(_show(settings, url, once))
+    with suppress(KeyboardInterrupt):
+        return run_asking(_show(settings, url, once))
+    return 0
 
 
 async def _show(settings: Settings, url: str | None, once: bool) -> None:

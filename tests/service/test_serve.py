@@ -233,6 +233,11 @@ async def test_the_drain_command_waits_until_the_last_call_has_ended(tmp_path: P
         port = str(phone.port)
         status, words, _ = await command(tmp_path, "drain", "--no-wait", PORT=port)
         assert (status, words) == (0, "draining: 1 call, for at most 1200 s\n")
+        interrupted = await start(tmp_path, "drain", PORT=port)
+        assert interrupted.stdout
+        assert (await interrupted.stdout.readline()).startswith(b"draining: 1 call")
+        interrupted.send_signal(signal.SIGINT)
+        assert (await end(interrupted))[0] == 1, "what a script does once it has stopped must wait"
         waiting = await start(tmp_path, "drain", "--seconds", "600", PORT=port)
         assert waiting.stdout
         assert (await waiting.stdout.readline()).startswith(b"draining: 1 call")
