@@ -68,6 +68,8 @@ class Settings(BaseModel):
             raise ValueError("PUBLIC_URL must say where the tunnel of TUNNEL_NAME or TUNNEL_TOKEN begins, https://…")
         if self.transfer.digit and self.transfer.digit == self.calls.hangup_digit:
             raise ValueError(f"TRANSFER_DIGIT and HANGUP_DIGIT are both {self.transfer.digit}: one key does one thing")
+        if self.chat.token and self.chat.token == self.operators.token:
+            raise ValueError("CHAT_TOKEN and OPERATOR_TOKEN are the same: a link to talk would make operators")
         if self.twilio.set_number and (missing := self._missing_for_number()):
             raise ValueError(f"SET_NUMBER needs {missing}")
         if self.cluster.nats_url and (missing := ", ".join(n for n in NATS_NEEDS if not self.value(n))):

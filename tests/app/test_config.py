@@ -44,6 +44,7 @@ NUMBER = {"set_number": True, "tunnel": True, "twilio_account_sid": "AC1", "twil
         ),
         ({"operator_token": "short"}, "OPERATOR_TOKEN"),
         ({"operator_token": "with a space in it"}, "OPERATOR_TOKEN"),
+        ({"operator_token": "1" * 16, "chat_token": "1" * 16}, "CHAT_TOKEN and OPERATOR_TOKEN are the same"),
         *(({"hangup_digit": digits}, "HANGUP_DIGIT") for digits in ("##", "x", "E", "10")),
         *(({"traces_headers": fields}, "TRACES_HEADERS") for fields in ("Name", "Bad name=1", "X-A=1\r\nX-B=2")),
     ],
