@@ -29,10 +29,6 @@ class CallNotFound(Exception):
 class Database(Transactions):
     """The tables; each method is one transaction. Everything may raise CallLogError."""
 
-    def check(self) -> None:
-        with self.begin(QUERY_LIMIT_S) as connection:
-            connection.execute(select(1))
-
     def write(self, entry: CallEntry) -> None:
         """Put in a call, in place of what the same run of the service has written of it; not one that is forgotten."""
         with self.begin(WRITE_LIMIT_S, writes=True) as connection:

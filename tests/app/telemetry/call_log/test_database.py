@@ -276,5 +276,5 @@ def test_a_server_is_reached_with_the_parameters_of_its_url(server: PostgresServ
     database.write(entry())
     assert sids(database) == [ANN]
     with pytest.raises(CallLogError, match="SSL") as caught:
-        Database(address_of(f"{url}?sslmode=require&channel_binding=require", tmp_path)).check()
+        Database(address_of(f"{url}?sslmode=require&channel_binding=require", tmp_path)).migrate()
     assert "\n" not in str(caught.value), "a fault is one line"
