@@ -1,8 +1,10 @@
 """Which events the streams of a call make."""
 
 import json
+from typing import Any
 
 from app.calls.end_reason import EndReason
+from app.calls.session import End
 from app.telemetry.webhooks.observer import WebhookObserver
 from app.telemetry.webhooks.queue import WebhookEvent
 from app.twilio.events import Stopped
@@ -17,3 +19,18 @@ async def test_a_call_starts_once_with_the_first_of_its_streams_that_does() -> N
         front.talk(ANN).handle_event(Stopped())
     ended = "call.ended"
     assert [json.loads(event.body)["type"] for event in events] == [ended, "call.started", ended, ended]
+
+
+async def test_the_end_of_a_call_reads_neither_its_words_nor_its_frames() -> None:
+    """An hour of them takes a fifth of a second, in which the other calls would get no audio."""
+    events: list[WebhookEvent] = []
+    call = Front().talk(ANN)
+    observer = WebhookObserver(call.session, events.append, digits=False)
+    unreadable: list[Any] = [call.session.record.words, call.session.record.spans]
+    for each in unreadable:
+        each.append(["unreadable"])
+    observer.on_end(End(EndReason.CALLER_HUNG_UP), 0.0)
+    observer.on_words_end(0.0)
+    [data] = [json.loads(event.body)["data"] for event in events]
+    assert data.keys() >= {"from", "to", "direction", "persona", "end", "detail", "recording", "started_s", "ended_s"}
+    assert [stream["number"] for stream in data["streams"]] == [1]
