@@ -18,6 +18,7 @@ from app.config import Settings
 
 REFRESH_S = 0.5
 ANSWER_WITHIN_S = 5.0
+MINUTE_S = 60.0
 TEXT_WIDTH = 60
 BAR_WIDTH = 8
 OTHERS_WIDTH, PAPER_WIDTH = 76, 140
@@ -37,8 +38,9 @@ async def _show(settings: Settings, url: str | None, once: bool) -> None:
     console = Console()
     if not console.is_terminal:
         console.width = PAPER_WIDTH
+    steps: dict[float, float] = {}
     async with open_service(settings, url, ANSWER_WITHIN_S) as service:
-        first = snapshot_view(await service.ask("/api/live", first="true"), console.width)
+        first = snapshot_view(_keep_steps(await service.ask("/api/live", first="true"), steps), console.width)
         if once:
             console.print(first)
             return
@@ -46,10 +48,19 @@ async def _show(settings: Settings, url: str | None, once: bool) -> None:
             while True:
                 await asyncio.sleep(REFRESH_S)
                 try:
-                    view: Group | Text = snapshot_view(await service.ask("/api/live", first="true"), console.width)
+                    snapshot = _keep_steps(await service.ask("/api/live"), steps)
+                    view: Group | Text = snapshot_view(snapshot, console.width)
                 except NoService as error:  # as in a restart
                     view = Text(f"{error}; trying again, Ctrl-C ends")
                 live.update(view, refresh=True)
+
+
+def _keep_steps(snapshot: dict[str, Any], steps: dict[float, float]) -> dict[str, Any]:
+    """Add the steps of a snapshot to those of the ones before; return it with those of the last minute."""
+    steps.update(snapshot["steps"])
+    for at_s in [one for one in steps if abs(snapshot["now_s"] - one) > MINUTE_S]:
+        del steps[at_s]
+    return {**snapshot, "steps": [*steps.items()]}
 
 
 def snapshot_view(snapshot: dict[str, Any], width: int) -> Group:
