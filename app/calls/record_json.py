@@ -98,7 +98,7 @@ class Call(CallSummary):
     streams: list[Stream]
     transcript: str
     words: list[WordRow]
-    spans: list[list[SpanRow]]
+    spans: Annotated[list[list[SpanRow]], BeforeValidator(list)]
 
 
 def as_json(record: CallRecord, model: type[Exact] = Call) -> dict[str, Any]:
