@@ -1,6 +1,7 @@
 # Needs python3 (3.11 to 3.13), make, a package index; uses uv where it is installed.
 
-ACCELERATOR ?= cpu # cpu (Apple silicon, Linux), cuda12, cuda13, or none: Moshi runs elsewhere, no MLX is installed
+# cpu (Apple silicon, Linux), cuda12, cuda13, or none: Moshi runs elsewhere, no MLX is installed. Without: what is installed.
+ACCELERATOR ?= $(or $(patsubst .venv/.ready-%,%,$(firstword $(wildcard .venv/.ready-*))),cpu)
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
 LOCKED = requirements/$(strip $(ACCELERATOR)).txt requirements/dev.txt

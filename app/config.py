@@ -29,6 +29,7 @@ SHAPES = (
 WORD_STEPS = 25
 """Frames of silence, two seconds, stepped before a greeting with words takes the caller's frames."""
 NATS_NEEDS = ("NODE_URL", "PUBLIC_URL", "TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN")
+ONE_NUMBER = "the first node to end would take the number from all; point it at PUBLIC_URL in the Twilio console"
 SIGN = "Set TWILIO_AUTH_TOKEN (Twilio console) and VALIDATE_SIGNATURES=true."
 
 
@@ -68,11 +69,13 @@ class Settings(BaseModel):
         if self.transfer.digit and self.transfer.digit == self.calls.hangup_digit:
             raise ValueError(f"TRANSFER_DIGIT and HANGUP_DIGIT are both {self.transfer.digit}: one key does one thing")
         if self.chat.token and self.chat.token == self.operators.token:
-            raise ValueError("CHAT_TOKEN must not be OPERATOR_TOKEN: who may chat could do all that operators may")
+            raise ValueError("CHAT_TOKEN and OPERATOR_TOKEN are the same: a link to talk would make operators")
         if self.twilio.set_number and (missing := self._missing_for_number()):
             raise ValueError(f"SET_NUMBER needs {missing}")
         if self.cluster.nats_url and (missing := ", ".join(n for n in NATS_NEEDS if not self.value(n))):
             raise ValueError(f"NATS_URL needs {missing}, the same at all nodes but NODE_URL")
+        if self.cluster.nats_url and self.twilio.set_number:
+            raise ValueError(f"SET_NUMBER is for one machine alone: {ONE_NUMBER}")
         return self
 
     def _missing_for_number(self) -> str:
@@ -127,7 +130,7 @@ class Settings(BaseModel):
         texts = {name: str(self.value(name)) for name in NAMES}
         kept = [text for name, text in texts.items() if not FIELDS[name].repr and text != "off"]
         hidden = [text for text in kept if "://" not in text]
-        passwords = [one for text in texts.values() for url in text.split(",") for one in _passwords(url)]
+        passwords = [one for text in texts.values() for url in {text, *text.split(",")} for one in _passwords(url)]
         of_servers = [secret for server in self.model.servers for secret in server.secrets]
         found = (*hidden, *self.traces.header_fields.values(), *passwords, *map(unquote, passwords), *of_servers)
         return tuple(filter(None, found))

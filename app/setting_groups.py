@@ -99,7 +99,7 @@ class ModelSettings(Group):
     """auto, mlx, numpy, rustymimi (the reference), or loopback for the line test"""
     loopback_step_ms: float = setting("LOOPBACK_STEP_MS", 0.0, ge=0, le=1000)
     """how long a step of ENGINE=loopback takes, to try a slow model's timing"""
-    cache_dir: Path = setting("CACHE_DIR", Path("~/.cache/moshi-bridge"))
+    cache_dir: types.HomePath = setting("CACHE_DIR", Path("~/.cache/moshi-bridge"))
     """where synthetic checkpoints are made and voices unpacked"""
 
     @model_validator(mode="after")

@@ -108,8 +108,16 @@ def _nats_url(url: str) -> str:
     return url
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path with a home in place of its ~. Raises ValueError."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: there is no such home folder; write ~/ or the whole path") from error
+
+
 def _folder(path: str | Path | None) -> Path | None:
-    return Path(path).expanduser().absolute() if path and path != "off" else None
+    return expanded(path).absolute() if path and path != "off" else None
 
 
 def _off(text: str) -> str:
@@ -143,6 +151,7 @@ def _webhook_secret(secret: str) -> str:
     return _operator_token(secret)
 
 
+HomePath = Annotated[Path, AfterValidator(expanded)]
 Folder = Annotated[Path | None, BeforeValidator(_folder)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 AuthToken = Annotated[str, AfterValidator(_auth_token)]

@@ -5,12 +5,13 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 
 from app.calls.end_reason import EndReason
+from app.calls.stage_times import StageTimes
 from app.calls.transcript import Side, Word
 from app.calls.transfer import Transfer
 from app.twilio.errors import explain
 from app.twilio.events import CallSid
 from app.twilio.status import Status, StreamStatusCallback
-from workers.messages import FRAME_S, Frame, Span
+from workers.messages import FRAME_S, Frame
 
 SPANS_KEPT = 4_000
 """Frames of which the stage times are kept: the last five minutes."""
@@ -109,7 +110,7 @@ class CallRecord:
     """When the caller pressed keys, the last ones."""
     latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=SPANS_KEPT))
     """Mouth to ear, estimated for each piece of audio that answers the caller: from what they say to what they hear."""
-    spans: deque[tuple[Span, ...]] = field(default_factory=lambda: deque(maxlen=SPANS_KEPT))
+    spans: StageTimes = field(default_factory=lambda: StageTimes(SPANS_KEPT))
     streams: list[StreamRecord] = field(default_factory=list)
     moves: list[tuple[float, str]] = field(default_factory=list)
     """When the call went on at another Moshi server, which remembers nothing of it, and why."""

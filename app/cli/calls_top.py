@@ -1,6 +1,7 @@
 """`moshi-bridge calls top`: the calls that are on, on the terminal, from the running service."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console, Group
@@ -17,6 +18,7 @@ from app.config import Settings
 
 REFRESH_S = 0.5
 ANSWER_WITHIN_S = 5.0
+MINUTE_S = 60.0
 TEXT_WIDTH = 60
 BAR_WIDTH = 8
 OTHERS_WIDTH, PAPER_WIDTH = 76, 140
@@ -27,15 +29,18 @@ RIGHT = {"for": 4, "latency": 7, "buffer": 6, "step": 5, "late": 4, "lost": 4}
 
 
 def run_top(settings: Settings, url: str | None, once: bool) -> int:
-    return run_asking(_show(settings, url, once))
+    with suppress(KeyboardInterrupt):
+        return run_asking(_show(settings, url, once))
+    return 0
 
 
 async def _show(settings: Settings, url: str | None, once: bool) -> None:
     console = Console()
     if not console.is_terminal:
         console.width = PAPER_WIDTH
+    steps: dict[float, float] = {}
     async with open_service(settings, url, ANSWER_WITHIN_S) as service:
-        first = snapshot_view(await service.ask("/api/live", first="true"), console.width)
+        first = snapshot_view(_keep_steps(await service.ask("/api/live", first="true"), steps), console.width)
         if once:
             console.print(first)
             return
@@ -43,10 +48,19 @@ async def _show(settings: Settings, url: str | None, once: bool) -> None:
             while True:
                 await asyncio.sleep(REFRESH_S)
                 try:
-                    view: Group | Text = snapshot_view(await service.ask("/api/live", first="true"), console.width)
+                    snapshot = _keep_steps(await service.ask("/api/live"), steps)
+                    view: Group | Text = snapshot_view(snapshot, console.width)
                 except NoService as error:  # as in a restart
                     view = Text(f"{error}; trying again, Ctrl-C ends")
                 live.update(view, refresh=True)
+
+
+def _keep_steps(snapshot: dict[str, Any], steps: dict[float, float]) -> dict[str, Any]:
+    """Add the steps of a snapshot to those of the ones before; return it with those of the last minute."""
+    steps.update(snapshot["steps"])
+    for at_s in [one for one in steps if abs(snapshot["now_s"] - one) > MINUTE_S]:
+        del steps[at_s]
+    return {**snapshot, "steps": [*steps.items()]}
 
 
 def snapshot_view(snapshot: dict[str, Any], width: int) -> Group:

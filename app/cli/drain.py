@@ -2,6 +2,7 @@
 
 import asyncio
 
+from app.cli.options import EXIT_FAILED, fail
 from app.cli.service_client import NoService, ServiceClient, open_service, run_asking
 from app.config import Settings
 
@@ -10,7 +11,10 @@ LOOK_AGAIN_S = 0.5
 
 def run_drain(settings: Settings, url: str | None, node: str | None, seconds: int | None, wait: bool) -> int:
     """Return the exit status; without a `node` it is the service here."""
-    return run_asking(_drain(settings, url, node, seconds, wait))
+    try:
+        return run_asking(_drain(settings, url, node, seconds, wait))
+    except KeyboardInterrupt:
+        return fail("interrupted; what was to drain goes on draining", EXIT_FAILED)
 
 
 def is_node_name(text: str) -> bool:

@@ -93,8 +93,6 @@ def run_asking(work: Coroutine[Any, Any, None]) -> int:
         return fail(error, EXIT_FAILED)
     except ValueError as error:
         return fail(error, EXIT_SETTINGS)
-    except KeyboardInterrupt:
-        pass
     return 0
 
 

@@ -46,6 +46,8 @@ SETTINGS = {
     "SET_NUMBER": "false",
     "TRANSCRIBE": "off",
     "WEBHOOK_URL": "",
+    "NATS_URL": "",
+    "NODE_URL": "",
 }
 """Overrides what `.env` says for real calls."""
 

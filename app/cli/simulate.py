@@ -58,7 +58,10 @@ def run_simulation(settings: Settings, wanted: Simulation) -> int:
     console.print(_table(reports))
     for reason in sorted({_reason(report) for report in reports if report.outcome in NOT_ANSWERED}):
         fail(mask_userinfo(reason), EXIT_FAILED)
-    _save(wanted, reports)
+    try:
+        _save(wanted, reports)
+    except (OSError, ValueError) as error:
+        return fail(error, EXIT_SETTINGS)
     return 0 if all(report.outcome in AS_INTENDED for report in reports) else EXIT_FAILED
 
 

@@ -99,6 +99,9 @@ def _log_settings(settings: Settings) -> None:
     log.info("the operator's page is at %s/", settings.server.local_url)
     if is_quick_tunnel and settings.server.public_url:
         log.warning("PUBLIC_URL is not used: a quick tunnel has a URL of its own (TUNNEL_NAME names one of yours)")
+    if settings.transcription.spec and not settings.transcribe:
+        no_codes = "TRANSCRIBE is not used: with ENGINE=%s CODEC=%s there are no codes of what callers say"
+        log.warning(no_codes, settings.model.engine, settings.model.codec)
     for name, doubt in settings.doubts.items():
         log.warning("%s: %s; copy it from the Twilio console", name, doubt)
     public = urlsplit(settings.server.base_url)

@@ -17,7 +17,7 @@ from app.http.paths import AFTER_DIAL_PATH
 from app.logging import CallLogger, mask_number
 from app.twilio import twiml
 from app.twilio.events import CallSid
-from app.twilio.parties import ANONYMOUS, name_of
+from app.twilio.parties import ANONYMOUS, AddressKind, kind_of, name_of
 from app.twilio.public_address import PublicAddress
 from app.twilio.rest_http import RestError
 
@@ -39,7 +39,7 @@ class Transfers:
     ) -> None:
         self._manager, self._public, self._rest = manager, public, rest
         self._rules = TransferRules(settings.transfer.to, settings.transfer.allowed.split(","))
-        self._limit_s = settings.calls.max_seconds
+        self._limit_s, self._phone_number = settings.calls.max_seconds, settings.twilio.phone_number
         self._tasks: set[asyncio.Task[None]] = set()
         manager.on_transfer_key = lambda call: self.start(call.session.record.call_sid, "", TransferBy.KEY)
 
@@ -51,9 +51,9 @@ class Transfers:
             raise TransferRefused(TransferRefusal.NO_ACCOUNT, "TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN are needed")
         transfer = call.begin_transfer(target, by)
         call.log.info("%s has the call transferred to %s", by, mask_number(target))
-        action = self._public.base_url + AFTER_DIAL_PATH
+        action, shown = self._public.base_url + AFTER_DIAL_PATH, _caller_id(call, target, self._phone_number)
         try:
-            await self._rest.follow(call_sid, twiml.dial(target, action, _caller_id(call), self._limit_s))
+            await self._rest.follow(call_sid, twiml.dial(target, action, shown, self._limit_s))
         except RestError as error:
             call.cancel_transfer(transfer, str(error))
             raise TransferRefused(TransferRefusal.NOT_PLACED, str(error)) from error
@@ -85,7 +85,13 @@ class Transfers:
         return call
 
 
-def _caller_id(call: ActiveCall) -> str:
-    """Return whom the person sees: the caller; our number where the caller withholds theirs."""
+def _caller_id(call: ActiveCall, target: str, phone_number: str) -> str:
+    """Return whom the person sees: the caller; a number of ours where the caller has or shows none.
+
+    Twilio shows a number at a number (13214), and `+` before it.
+    """
     record = call.session.record
-    return record.called if name_of(record.caller) == ANONYMOUS else record.caller
+    shown = [one for one in (record.caller, record.called, phone_number) if name_of(one) != ANONYMOUS]
+    if target.startswith("+"):
+        shown = [name for one in shown if kind_of(name := name_of(one)) is AddressKind.NUMBER and ":" not in one]
+    return next(iter(shown), "")

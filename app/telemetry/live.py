@@ -5,6 +5,7 @@ One that missed more has a gap and asks for the whole call.
 """
 
 import json
+import math
 import time
 from collections.abc import Callable
 from itertools import islice, takewhile
@@ -60,19 +61,24 @@ class LiveView:
     ) -> None:
         self._manager, self._waiting, self._lag, self._model, self._now = manager, waiting, lag, model, clock
         self._cluster = cluster
-        self._latest = ""
-        self._made_s = float("-inf")
+        self._made: dict[float, tuple[float, str]] = {}
+        """When the last snapshot was made that goes back so many seconds, and it."""
 
     def latest(self) -> str:
-        """Return the snapshot of this quarter of a second, which is made once for all readers."""
-        now = self._now()
-        if now - self._made_s >= SNAPSHOT_EVERY_S / 2:
-            self._latest, self._made_s = json.dumps(self.snapshot(now, REPEAT_S)), now
-        return self._latest
+        """Return the snapshot of this quarter of a second."""
+        return self._shared(REPEAT_S)
 
     def first(self) -> str:
         """Return a snapshot that goes back a minute, for a new reader."""
-        return json.dumps(self.snapshot(self._now(), HISTORY_S))
+        return self._shared(HISTORY_S)
+
+    def _shared(self, back_s: float) -> str:
+        """Make it once for all readers, who may come back all at once: it delays the calls."""
+        now, (made_s, text) = self._now(), self._made.get(back_s, (-math.inf, ""))
+        if now - made_s >= SNAPSHOT_EVERY_S / 2:
+            text = json.dumps(self.snapshot(now, back_s))
+            self._made[back_s] = now, text
+        return text
 
     def snapshot(self, now: float, back_s: float) -> dict[str, object]:
         """Return what happens now, with the last words, and the steps of the last `back_s` seconds."""

@@ -72,6 +72,16 @@ def test_each_pod_has_a_host_name_of_its_own_that_leads_to_it() -> None:
     assert len(rules) == len(pods)
 
 
+def test_what_make_call_asks_of_the_public_url_is_let_through() -> None:
+    [rule] = resource("Ingress", "bridge")["spec"]["rules"]
+    [public_url] = [one["value"] for one in container()["env"] if one["name"] == "PUBLIC_URL"]
+    assert public_url == f"https://{rule['host']}"
+    assert {(one["path"], one["pathType"]) for one in rule["http"]["paths"]} == {
+        ("/twilio", "Prefix"),
+        ("/healthz", "Exact"),
+    }
+
+
 VALUES = (KUBERNETES / "nats-values.yaml").read_text()
 SECRETS = {
     name: set(re.findall(r"--from-file=([\w.-]+)", files))

@@ -177,6 +177,7 @@ async def test_settings_are_read_from_a_file_in_its_folder_and_doubtful_ones_are
     port = free_port()
     settings = {**LOOPBACK, "MOSHI_BRIDGE_HOST": "127.0.0.1", "MOSHI_BRIDGE_PORT": str(port), "MOSHI_BRIDGE_SEED": ""}
     settings |= {"PUBLIC_URL": '"http://phone.example.com" ', "TWILIO_AUTH_TOKEN": "'not-hex'"}
+    settings["TRANSCRIBE"] = "synthetic:stt"
     (tmp_path / ".env").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
     conda = {"HOST": "x86_64-conda-linux-gnu", "PORT": "many", "SEED": "conda"}
     async with serve(tmp_path, **conda) as program:
@@ -185,6 +186,7 @@ async def test_settings_are_read_from_a_file_in_its_folder_and_doubtful_ones_are
             assert (await http.get(f"http://127.0.0.1:{port}/readyz")).status_code == 200
     assert "Twilio opens sockets over TLS only" in words
     assert "TWILIO_AUTH_TOKEN: it should be 32 hex digits" in words
+    assert "TRANSCRIBE is not used" in words
 
 
 @contextlib.asynccontextmanager
@@ -233,6 +235,11 @@ async def test_the_drain_command_waits_until_the_last_call_has_ended(tmp_path: P
         port = str(phone.port)
         status, words, _ = await command(tmp_path, "drain", "--no-wait", PORT=port)
         assert (status, words) == (0, "draining: 1 call, for at most 1200 s\n")
+        interrupted = await start(tmp_path, "drain", PORT=port)
+        assert interrupted.stdout
+        assert (await interrupted.stdout.readline()).startswith(b"draining: 1 call")
+        interrupted.send_signal(signal.SIGINT)
+        assert (await end(interrupted))[0] == 1, "what a script does once it has stopped must wait"
         waiting = await start(tmp_path, "drain", "--seconds", "600", PORT=port)
         assert waiting.stdout
         assert (await waiting.stdout.readline()).startswith(b"draining: 1 call")

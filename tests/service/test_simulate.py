@@ -62,6 +62,16 @@ async def test_many_callers_make_a_table_figures_and_a_picture(
     assert all(call["call_sid"][-6:] in table for call in figures)
 
 
+@pytest.mark.parametrize(("option", "name"), [("wav", "nowhere/call.wav"), ("picture", "call.doc")])
+async def test_a_file_that_cannot_be_written_is_one_line_below_the_table(
+    service: ServiceProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, name: str
+) -> None:
+    wanted: dict[str, Any] = {option: tmp_path / name}
+    assert await simulated(service, seconds=0.2, **wanted) == 2
+    shown = capsys.readouterr()
+    assert ("hung up" in shown.out, len(shown.err.splitlines())) == (True, 1)
+
+
 async def test_the_number_called_chooses_the_persona(service: ServiceProcess, tmp_path: Path) -> None:
     file = tmp_path / "call.json"
     for to, persona in [*((number, name) for name, number in NUMBERS.items()), (None, "")]:

@@ -30,7 +30,7 @@ def _call_log(settings: Settings) -> Finding:
             return note("DATABASE_URL", "off: no calls are kept")
         open_spool(address.spool_folder).close()
         if not address.file or address.file.exists():
-            Database(address).check()
+            Database(address).migrate()  # as the service does: not everybody may make tables
     except SettingsError as error:
         return problem("DATABASE_URL", str(error))
     except CallLogError as error:

@@ -13,6 +13,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import PGconn
 
 from app.config import Settings, SettingsError
+from app.setting_types import expanded
 
 WRONG = "DATABASE_URL: must be sqlite:///FILE, postgresql://USER:PASSWORD@HOST/NAME or off"
 ESCAPED = "in a password write %25 for %, %40 for @, %2F for / and %3F for ?"
@@ -57,7 +58,10 @@ def find_address(settings: Settings) -> Address | None:
         raise SettingsError(WRONG)
     if "?" in place:
         raise SettingsError("DATABASE_URL: a SQLite file takes no parameters; take out what follows the ?")
-    file = Path(place).expanduser().absolute()
+    try:
+        file = expanded(place).absolute()
+    except ValueError as error:
+        raise SettingsError(f"DATABASE_URL: {error}") from error
     return Address(str(file), file.with_name(f"{file.name}.waiting"), file)
 
 

@@ -16,6 +16,8 @@ from app.twilio.parties import mask_number, name_of
 WRITE_LIMIT_S, QUERY_LIMIT_S = 15.0, 60.0
 """How long a server may take to write a record, to answer a query."""
 MAX_CHOICES = 5
+LONGEST_CALL = timedelta(days=1)
+"""Longer than any MAX_CALL_SECONDS. What is open since then is of a run that died with its machine: nobody ends it."""
 FORGOTTEN_FOR = timedelta(days=30)
 """How long it is known which calls are forgotten: until then no service and no spool brings them back."""
 
@@ -26,10 +28,6 @@ class CallNotFound(Exception):
 
 class Database(Transactions):
     """The tables; each method is one transaction. Everything may raise CallLogError."""
-
-    def check(self) -> None:
-        with self.begin(QUERY_LIMIT_S) as connection:
-            connection.execute(select(1))
 
     def write(self, entry: CallEntry) -> None:
         """Put in a call, in place of what the same run of the service has written of it; not one that is forgotten."""
@@ -45,14 +43,14 @@ class Database(Transactions):
             return len(found)
 
     def count_old(self, before: datetime) -> tuple[int, int]:
-        counts = select(func.count().filter(calls.c.ended_at < before), func.count()).select_from(calls)
+        counts = select(func.count().filter(_are_old(before)), func.count()).select_from(calls)
         with self.begin(QUERY_LIMIT_S) as connection:
             old, total = connection.execute(counts).one()
             return old, total
 
     def delete_old(self, before: datetime) -> int:
         with self.begin(LONG_LIMIT_S, writes=True) as connection:
-            deleted = connection.execute(delete(calls).where(calls.c.ended_at < before)).rowcount
+            deleted = connection.execute(delete(calls).where(_are_old(before))).rowcount
             _wipe_index(connection)
             return deleted
 
@@ -90,11 +88,11 @@ class Database(Transactions):
         """Return the last calls, the newest first, without transcript, events and streams."""
         begin = (func.min(calls.c.reserved_at).desc(), func.min(calls.c.id).desc())
         newest = select(calls.c.call_sid).group_by(calls.c.call_sid).order_by(*begin).limit(limit)
+        found: dict[str, list[CallEntry]] = defaultdict(list)
         with self.begin(QUERY_LIMIT_S) as connection:
-            found: dict[str, list[CallEntry]] = {sid: [] for sid in connection.scalars(newest)}
-            for row in _rows(connection, calls.c.call_sid.in_(found)):
+            for row in _rows(connection, calls.c.call_sid.in_(newest)):
                 found[row.call_sid].append(_entry(row))
-        return [merge(runs) for runs in found.values()]
+        return [merge(runs) for runs in reversed(found.values())]
 
     def search(self, query: str, limit: int) -> list[FoundTurn]:
         """Return the last turns in which all words of a query were said."""
@@ -112,6 +110,11 @@ class Database(Transactions):
             if len(found) > 1 and sid not in found:
                 raise CallNotFound(f"more than one call: {', '.join(sorted(found))}")
             return merge([_whole(connection, row) for row in _rows(connection, calls.c.call_sid == found[0])])
+
+
+def _are_old(before: datetime) -> ColumnElement[bool]:
+    left_open = and_(calls.c.ended_at.is_(None), calls.c.reserved_at < before - LONGEST_CALL)
+    return or_(calls.c.ended_at < before, left_open)
 
 
 def _wipe_index(connection: Connection) -> None:
@@ -154,13 +157,13 @@ def _calls_with(connection: Connection, name: str) -> tuple[dict[str, list[Row[A
 
     They are those whose other party has this name, however the call log has it written, or the chat with this id.
     """
-    columns = ("id", "call_sid", "ended_at", "direction", "caller", "called", "recording")
-    rows = defaultdict(list)
+    columns = ("id", "call_sid", "reserved_at", "ended_at", "direction", "caller", "called", "recording")
+    rows, left_open = defaultdict(list), datetime.now(UTC) - LONGEST_CALL
     for row in connection.execute(select(*(calls.c[column] for column in columns))):
         party = name_of(row.called if row.direction.startswith(OUTBOUND) else row.caller)
         if name in (party, row.call_sid):
             rows[row.call_sid].append(row)
-    over = {sid: some for sid, some in rows.items() if all(row.ended_at for row in some)}
+    over = {sid: some for sid, some in rows.items() if all(row.ended_at or row.reserved_at < left_open for row in some)}
     return over, len(rows) - len(over)
 
 

@@ -144,6 +144,9 @@ def _encode(source_path: Path, target: Path) -> None:
             for block in source.blocks(BLOCK, dtype="int16"):
                 sink.write(block)
         os.fsync(file.fileno())
+        with open_audio(target) as made:  # no error is reported of the last block, which `close` writes
+            if made.frames != source.frames:
+                raise AudioFileError(f"{target.name}: could not be written to its end")
 
 
 def read_waveform(path: Path, buckets: int) -> dict[str, object]:

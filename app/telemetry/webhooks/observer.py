@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from app.calls.end_reason import EndReason
 from app.calls.observer import CallObserver
-from app.calls.record_json import as_json
+from app.calls.record_json import Exact, InShort, MomentOrNone, Stream, TransferJson, as_json
 from app.calls.session import CallSession, End
 from app.calls.transcript import Side, Turn
 from app.calls.transfer import Transfer
@@ -20,8 +20,18 @@ from app.logging import mask_number
 from app.telemetry.webhooks.queue import WebhookEvent
 from app.twilio.events import DtmfPressed, Event, Started
 
-SUMMARY = ("end", "detail", "persona", "recording", "started_s", "ended_s", "streams", "transfers")
-"""What `call.ended` says of the record, beside who called whom."""
+
+class EndedCall(Exact):
+    """What `call.ended` says of the record, beside who called whom: nothing that grows with the call."""
+
+    end: EndReason | None
+    detail: str
+    persona: str
+    recording: InShort
+    started_s: MomentOrNone
+    ended_s: MomentOrNone
+    streams: list[Stream]
+    transfers: list[TransferJson]
 
 
 class WebhookObserver(CallObserver):
@@ -33,7 +43,7 @@ class WebhookObserver(CallObserver):
 
     def on_event(self, event: Event, now: float) -> None:
         match event:
-            case Started() if self._stream.started_s is not None and self._stream.number == 1:
+            case Started() if self._stream.started_s is not None and self._stream.started_s == self._record.started_s:
                 self._emit("call.started", now, self._parties())
             case DtmfPressed(digit):
                 self._emit("call.key", now, {"digit": digit[:1] if self._digits else "*"})
@@ -57,8 +67,7 @@ class WebhookObserver(CallObserver):
     def on_words_end(self, now: float) -> None:
         """Send the end after the caller's last words."""
         if self._end and self._end.reason is not EndReason.REPLACED:  # the call goes on
-            facts = as_json(self._record)
-            self._emit("call.ended", now, self._parties() | {name: facts[name] for name in SUMMARY})
+            self._emit("call.ended", now, self._parties() | as_json(self._record, EndedCall))
 
     def _parties(self) -> dict[str, object]:
         record = self._record

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -153,7 +154,7 @@ def test_what_waits_for_a_database_that_was_never_made_is_forgotten_as_well(addr
 
 
 def test_a_call_that_is_on_has_to_be_forgotten_later(address: Address) -> None:
-    fill(address, entry(ANN, ended=False))
+    fill(address, entry(ANN, ended=False, at=datetime.now(UTC)))
     result = ask("forget", HIS)
     assert (result.exit_code, result.stdout) == (1, "0 calls with …0001 deleted\n")
     assert "1 call not over yet" in result.stderr

@@ -55,3 +55,25 @@ async def test_once_prints_and_returns(
         assert await asyncio.to_thread(run_top, settings, url, True) == exit_status
     assert told in "".join(capsys.readouterr())
     assert tokens == ["Bearer a-long-operator-token"]
+
+
+async def test_it_asks_for_the_last_minute_once_and_keeps_its_worst_step(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service makes what a new reader needs on its event loop: many calls make that long."""
+    monkeypatch.setattr("app.cli.calls_top.REFRESH_S", 0.01)
+    now_s = (snapshot := Looking().snapshot())["now_s"]
+    steps = [[[now_s - 70, 79.0], [now_s - 30, 70.0]], [[now_s, 20.0]], []]
+    answers = [*({**snapshot, "steps": some} for some in steps), {}]
+    queries: list[dict[str, str]] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        queries.append(dict(request.query))
+        return web.json_response(answers[len(queries) - 1])
+
+    app = web.Application()
+    app.router.add_get("/api/live", answer)
+    async with TestServer(app) as server:
+        assert await asyncio.to_thread(run_top, read_settings(), f"http://127.0.0.1:{server.port}", False) == 1
+    assert queries == [{"first": "true"}, {}, {}, {}]
+    assert "worst step of the last minute 70 ms" in " ".join(capsys.readouterr().out.split())

@@ -7,7 +7,7 @@ import soundfile
 from typer.testing import CliRunner, Result
 
 from app.cli.main import cli
-from app.cli.service_process import LOOPBACK
+from app.cli.service_process import LOOPBACK, free_port
 from app.setting_sources import PREFIX
 
 ADA = """
@@ -73,8 +73,11 @@ def test_without_a_folder_there_is_nothing_to_list() -> None:
 
 
 def test_try_places_a_call_that_the_persona_answers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also on a node of a cluster, whose name and calls the command's service must not take."""
     (folder / "ada.toml").write_text('greeting = "Hello! I am Ada."')
-    for name, value in LOOPBACK.items():
+    node = {name: f"http://127.0.0.1:{free_port()}" for name in ("PUBLIC_URL", "NODE_URL")}
+    node |= {"NATS_URL": f"nats://127.0.0.1:{free_port()}", "TWILIO_ACCOUNT_SID": "AC", "TWILIO_AUTH_TOKEN": "1" * 32}
+    for name, value in {**LOOPBACK, **node}.items():
         monkeypatch.setenv(PREFIX + name, value)
     said, heard = folder / "said.wav", folder / "heard.wav"
     soundfile.write(said, [0.1] * 8_000, 8_000)

@@ -92,6 +92,30 @@ async def test_an_operator_transfers_a_call_and_its_slot_is_free(transferring: T
     assert transferring.front.manager.free_slots == 2
 
 
+OURS, DOMAIN = "+15550100000", "sip:moshi@example.sip.twilio.com"
+
+
+@pytest.mark.parametrize(
+    ("caller", "called", "to", "shown"),
+    [
+        ("15550100001", OURS, ANN, "+15550100001"),
+        ("anonymous", OURS, ANN, OURS),
+        *((caller, OURS, ANN, OURS) for caller in ("sip:alice@example.com", "client:alice", "whatsapp:+15550100001")),
+        ("sip:+15550100001@example.com;user=phone", DOMAIN, ANN, "+15550100007"),
+        ("sip:alice@example.com", DOMAIN, "sip:bob@example.com", "sip:alice@example.com"),
+    ],
+)
+async def test_a_person_at_a_number_sees_a_number(caller: str, called: str, to: str, shown: str) -> None:
+    """Twilio refuses any other caller ID there (13214), and the call would come back at once."""
+    transferring = Transferring(transfer_to=to, twilio_phone_number="+15550100007")
+    call = await transferring.front.talk()
+    call.session.record.caller, call.session.record.called = caller, called
+    await transferring.ask(sid(call))
+    [dial] = twiml.parse(transferring.rest.followed[0][1])
+    assert isinstance(dial, twiml.Dial)
+    assert dial.caller_id == shown
+
+
 async def test_who_answers_has_the_call_to_its_end(transferring: Transferring, call: ActiveCall) -> None:
     await transferring.leave(call)
     answer = await transferring.after_dial(sid(call), DialCallStatus="completed", DialCallDuration="61")

@@ -152,14 +152,16 @@ async def test_latency_is_the_recent_median_and_over_the_call_a_limited_number_o
     assert (call_detail(looking.record(ANN))["end"], looking.snapshot()["calls"]) == ("an operator hung up", [])
 
 
-async def test_one_snapshot_is_made_for_all_readers() -> None:
+@pytest.mark.parametrize("how", ["latest", "first"])
+async def test_one_snapshot_is_made_for_all_readers(how: str) -> None:
     looking = Looking()
-    first = looking.view.latest()
+    made = getattr(looking.view, how)
+    first = made()
     looking.front.ring(ANN)
-    assert looking.view.latest() == first
+    assert made() == first
     looking.now_s += SNAPSHOT_EVERY_S
-    assert json.loads(looking.view.latest())["now_s"] == pytest.approx(looking.now_s, abs=0.001)
-    assert ANN in looking.view.latest()
+    assert json.loads(made())["now_s"] == pytest.approx(looking.now_s, abs=0.001)
+    assert ANN in made()
 
 
 async def test_an_operator_s_hang_up_ends_a_call_once_what_was_said_is_played() -> None:

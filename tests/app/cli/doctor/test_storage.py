@@ -1,11 +1,13 @@
 from collections import namedtuple
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from app.cli.doctor.finding import Finding, Severity
 from app.cli.doctor.storage import FEW_HOURS, HOUR_BYTES, examine_storage
 from app.config import Settings, read_settings
+from tests.app.telemetry.call_log.postgres import USER, postgres
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -44,6 +46,19 @@ def test_a_call_log_that_keeps_nothing_is_reported_in_one_line(tmp_path: Path, u
 def test_a_file_that_is_no_database_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "calls.db").write_text("this is no database, " * 100)
     assert findings(settings(tmp_path))["DATABASE_URL"].severity is Severity.PROBLEM
+
+
+@pytest.mark.slow
+def test_a_server_in_which_no_tables_can_be_made_is_a_problem(tmp_path: Path) -> None:
+    """As for every user but the owner from PostgreSQL 15 on, unless somebody grants it."""
+    with postgres() as server:
+        url = server.new_database()
+        with psycopg.connect(url, autocommit=True) as owner:
+            owner.execute("CREATE ROLE guest LOGIN")
+            owner.execute("REVOKE CREATE ON SCHEMA public FROM public")
+        guest = settings(tmp_path, database_url=url.replace(f"{USER}@", "guest@"))
+        [found] = findings(guest).values()
+    assert (found.severity, "permission denied" in found.found) == (Severity.PROBLEM, True)
 
 
 def test_a_folder_that_cannot_be_written_is_a_problem(tmp_path: Path) -> None:

@@ -92,6 +92,7 @@ def test_of_a_password_that_is_not_written_as_it_must_be_nothing_is_told(passwor
         *((url, "must be sqlite:///FILE, .*or off") for url in ("calls.db", "mysql://host/calls", "sqlite://")),
         *((url, "must be sqlite:///FILE, .*or off") for url in ("sqlite:///:memory:", "postgresql://host")),
         ("sqlite:////var/lib/calls.db?timeout=5", "no parameters"),
+        ("sqlite:///~calls.db", "write ~/"),
     ],
 )
 def test_what_is_no_database_is_told_in_one_line(url: str, why: str) -> None:

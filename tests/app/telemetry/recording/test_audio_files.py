@@ -1,5 +1,7 @@
 import fcntl
 import os
+import resource
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +79,23 @@ def test_on_a_full_disk_the_wav_file_stays_and_nothing_else(tmp_path: Path, monk
         encode_flac(path)
     assert left(tmp_path) == [NAME]
     assert soundfile.info(path).frames == 200_000
+
+
+@pytest.mark.parametrize("missing", [1, 200_000])
+def test_a_flac_that_lacks_its_end_does_not_replace_the_wav_file(tmp_path: Path, missing: int) -> None:
+    """libsndfile reports no error of the last block, which is written when the file is closed."""
+    path = write(tmp_path, noise(200_000, 1), noise(200_000, 2))
+    shutil.copy(path, tmp_path / "whole.wav")
+    whole = encode_flac(tmp_path / "whole.wav")
+    assert whole
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (whole.stat().st_size - missing, hard))
+    try:
+        with pytest.raises((AudioFileError, OSError)):
+            encode_flac(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert sorted(left(tmp_path)) == [NAME, "whole.flac"]
 
 
 @pytest.mark.parametrize("ask", [encode_flac, lambda path: read_waveform(path, 10)])
