@@ -137,7 +137,8 @@ class CodecStage:
 
 class EncoderStage(CodecStage):
     """The caller's frames become codes. Of each call at most one frame waits; an older one is dropped and counted. But
-    of a call that comes back `GAP_FRAMES` more may wait, until it has caught up.
+    of a call that comes back `GAP_FRAMES` more may wait: the last ones that come while its past is replayed, then as
+    many new ones until it has caught up.
 
     An encoder that gives all 32 codes of a frame does so for the transcriber: Moshi's eight go on to the engine.
     """
@@ -209,12 +210,15 @@ class EncoderStage(CodecStage):
         return [*gap, *speech, Resumed(slot, epoch, steps, replay.left_out)]
 
     def _wait(self, message: Audio) -> None:
-        slot, waiting = message.slot, self._waiting[message.slot]
-        if waiting and self._catches_up[slot]:
+        slot, waiting, lost = message.slot, self._waiting[message.slot], 0
+        if not self._is_live(slot):
+            lost = max(0, len(waiting) - GAP_FRAMES)
+        elif waiting and self._catches_up[slot]:
             self._catches_up[slot] -= 1
-        elif waiting:
-            message = replace(message, dropped=message.dropped + sum(older.dropped + 1 for older in waiting))
-            waiting.clear()
+        else:
+            self._catches_up[slot], lost = 0, len(waiting)
+        older = [waiting.popleft() for _ in range(lost)]
+        message = replace(message, dropped=message.dropped + sum(one.dropped + 1 for one in older))
         super()._wait(message)
 
 
