@@ -137,6 +137,16 @@ def test_what_is_said_while_the_gap_is_stepped_is_heard_too_but_not_for_long(fra
     assert read[2 * GAP_FRAMES :] == list(range(GAP_FRAMES + steps - len(read[2 * GAP_FRAMES :]), GAP_FRAMES + steps))
 
 
+def test_what_the_encoder_has_kept_queues_behind_the_gap_although_it_comes_at_once() -> None:
+    bench = Bench(engine := Rebuilder())
+    bench.receive(comes_back(5), *map(heard, range(GAP_FRAMES)), is_heard())
+    while not answers(bench):
+        bench.sent += bench.stage.work()
+    bench.receive(*map(heard, range(GAP_FRAMES, 2 * GAP_FRAMES)))
+    bench.work()
+    assert [step[A] for step in engine.steps_run] == list(range(2 * GAP_FRAMES))
+
+
 @pytest.mark.parametrize("step_s", [0.005, 0.030, 0.050])
 def test_live_calls_are_stepped_in_time_between_chunks_that_fit(step_s: float) -> None:
     bench = Bench(engine := Rebuilder(step_s=step_s))
