@@ -196,6 +196,13 @@ def test_the_past_begins_so_late_that_it_is_replayed_in_time(both: Both, calls: 
         assert 85 <= codec.counts[slot] <= 110
 
 
+def test_each_batch_of_the_past_shows_its_progress_since_nothing_comes_out_meanwhile(both: Both) -> None:
+    stage, codec, audio = both
+    receive(stage, past(audio, A, 3), past(audio, B, 2))
+    work(stage)
+    assert codec.reports == [("replaying calls", done, 3) for done in (1, 2, 3)]
+
+
 def test_one_slow_batch_leaves_out_nothing(both: Both) -> None:
     stage, codec, audio = both
     receive(stage, past(audio, A, 90))
