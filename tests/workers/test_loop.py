@@ -136,6 +136,21 @@ def test_whatever_has_arrived_is_read_between_two_units_of_work(bench: Bench) ->
     assert vitals.cpu_s > 0
 
 
+def test_the_rest_of_a_message_is_read_before_the_next_unit_of_work_unless_it_does_not_come(bench: Bench) -> None:
+    bench.loop.rest_within_s, part, rest = 60.0, serialize(CLOSED)[:7], serialize(CLOSED)[7:]
+    bench.upstream.send(audio(0))
+    os.write(bench.upstream.fileno(), part)
+    bench.run_once(2)
+    assert bench.came() == []
+    os.write(bench.upstream.fileno(), rest)
+    bench.run_once()
+    assert bench.came() == [CLOSED, audio(0)]
+    bench.loop.rest_within_s = 0.0
+    os.write(bench.upstream.fileno(), serialize(audio(1)) + part)
+    bench.run_once()
+    assert bench.came() == [audio(1)]
+
+
 def test_what_is_for_the_transcriber_goes_to_the_supervisor(bench: Bench) -> None:
     bench.send(opened(7))
     assert bench.came() == [opened(7)]
