@@ -50,7 +50,7 @@ class NotifySocket:
         self._failed = False
 
     def send(self, lines: Collection[str], is_alive: bool) -> None:
-        """Send the lines that the last one sent had not, with a sign of life; the first failure is logged, none raised."""
+        """Send the lines that have changed, with a sign of life; the first failure is logged, none raised."""
         news = [line for line in lines if line not in self._sent] + ["WATCHDOG=1"] * is_alive
         try:
             if news:
