@@ -184,6 +184,18 @@ async def test_nothing_is_sent_before_the_caller_speaks_and_silence_when_they_pa
         assert len(server.heard_samples) > 9 * FRAME_SAMPLES
 
 
+async def test_frames_that_are_too_late_for_a_server_are_counted_also_in_a_call_that_is_over() -> None:
+    server = MoshiServer()
+    async with ready(server), calling(server.url) as calls:
+        calls.begin()
+        await calls.frames(1)
+        for _ in range(9):
+            calls.say()
+        dropped = calls.pipeline.dropped
+        calls.pipeline.send(Close(Slot(0), EPOCH))
+        assert calls.pipeline.dropped == dropped > 0
+
+
 async def test_the_least_busy_server_gets_the_call() -> None:
     one, two = MoshiServer(), MoshiServer()
     async with ready(one, two), calling(f"{one.url}?sessions=3", f"{two.url}?sessions=2") as calls:
