@@ -160,7 +160,7 @@ class EncoderStage(CodecStage):
         """
         super().__init__(encoder, None, clock, progress)
         self._silence, self._transcribes = _for_moshi(silence), _is_speech(silence)
-        self._voices, self._voice_due = VoiceEncoder(encoder, spare), False
+        self._voices, self._voice_due = VoiceEncoder(encoder, spare, progress), False
         self._gap_seq: dict[Slot, int] = {}
         """The number of the first frame after the past of a call that is replayed."""
         self._catches_up: dict[Slot, int] = {}

@@ -249,9 +249,10 @@ def test_a_call_that_ends_meanwhile_is_not_replayed_any_more(both: Both, end: st
 
 def test_a_voice_is_encoded_while_only_calls_that_come_back_are_on() -> None:
     """They may wait for just that prompt."""
-    stage, _ = encoder()
+    stage, codec = encoder()
     receive(stage, comes_back(A, pcm(1, 2)), prepare())
     assert [type(message) for message in work(stage)] == [Resumed, PreparePrompt]
+    assert codec.reports[2:] == [("encoding a voice", done, 3) for done in (1, 2, 3)]
 
 
 @pytest.mark.parametrize("kind", [Stage.ENCODE, Stage.DECODE])
