@@ -11,7 +11,7 @@ from workers.messages import CODEBOOKS, FRAME_SAMPLES, Message, PreparePrompt, P
 
 
 class VoiceEncoder:
-    """The prompts whose voices wait, in their order. Each frame reports progress: a call may wait for just that prompt."""
+    """The prompts whose voices wait, in their order. Each frame reports progress: a call may wait for that prompt."""
 
     def __init__(self, encoder: Codec, slot: Slot, progress: ReportProgress = report_nothing) -> None:
         self._encoder, self._slot, self._progress = encoder, slot, progress
