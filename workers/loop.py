@@ -95,7 +95,7 @@ class WorkerLoop:
             try:
                 while True:
                     self.run_once()
-            except ControlClosed:
+            except (ControlClosed, LinkClosed):  # the latter from a stage that reports its progress
                 return
 
     def run_once(self, longest_s: float = float("inf")) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.workers.config import LOOPBACK
-from workers.control_messages import Ping, Relink, WorkerVitals
+from workers.control_messages import Ping, Progress, Relink, WorkerVitals
 from workers.link import BACKLOG, Link, pair, serialize
 from workers.loop import StageMessage, WorkerLoop
 from workers.messages import (
@@ -221,6 +221,19 @@ def test_the_last_message_of_a_neighbour_is_read_and_no_other_waited_for(bench: 
 def test_a_loop_runs_until_its_control_link_closes_even_while_a_ping_is_answered(bench: Bench) -> None:
     bench.supervisor.send(Ping())
     bench.supervisor.close()
+    bench.loop.run()
+
+
+def test_a_stage_may_report_progress_when_the_control_link_has_just_closed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work() -> list[Message]:
+        bench.supervisor.close()
+        bench.loop.control.send(Progress("replaying calls", 1, 2))
+        return []
+
+    monkeypatch.setattr(bench.loop.stage, "work", work)
+    bench.upstream.send(audio(0))
     bench.loop.run()
 
 
