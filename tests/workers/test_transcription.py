@@ -1,9 +1,14 @@
 """When the codes of a frame go to the transcriber, and what becomes of them without one."""
 
+import asyncio
+import resource
+from pathlib import Path
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from workers.control_messages import TranscriberConfig
 from workers.messages import Epoch, Frame, Slot, Speech, SpeechEnded, SpeechMessage, TranscriptEnd, TranscriptMessage
 from workers.transcription import HeldSpeech, Transcription
 
@@ -71,3 +76,19 @@ def test_without_a_transcriber_a_transcript_ends_with_its_call() -> None:
     transcription.send(SpeechEnded(A, Epoch(1)))
     assert came == [TranscriptEnd(A, Epoch(1))], "nobody waits for last words that do not come"
     assert transcription.missed == 2
+
+
+async def test_a_transcriber_that_gets_no_sockets_is_started_again_later() -> None:
+    """While this process may open no more files, as in a flood of connections."""
+    transcription, (soft, hard) = Transcription(lambda _: None), resource.getrlimit(resource.RLIMIT_NOFILE)
+    transcription.configure(TranscriberConfig(Path("/nonexistent"), None, 1, np.zeros((1, 32), np.int32)))
+    running = asyncio.create_task(transcription.run())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        while not transcription.losses and not running.done():  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert not running.done()
+    running.cancel()
+    await asyncio.wait({running})
