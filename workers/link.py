@@ -62,6 +62,11 @@ class Link:
         """Whether something waits for the descriptor to become writable."""
         return bool(self._unsent)
 
+    @property
+    def receiving(self) -> bool:
+        """Whether a part of a message has come, and its rest has not."""
+        return bool(self._received)
+
     def send(self, message: object) -> None:
         """Raises LinkClosed."""
         self._unsent.append((serialize(message), isinstance(message, Frame | Codes | Speech)))

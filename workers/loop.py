@@ -1,7 +1,8 @@
 """The loop of every worker: wait for a message, pass it to the stage, send on what comes out.
 
 A stage decides and computes, the loop does the I/O. It waits on descriptors alone and between two units of work reads
-whatever has arrived, so that a stage always has the newest frame.
+whatever has arrived, so that a stage always has the newest frame. That includes the rest of a message which is larger
+than the socket's buffer, as a `Resume` is: with a unit of work between its parts it would take seconds.
 """
 
 import logging
@@ -62,7 +63,8 @@ class WorkerLoop:
 
     Messages for a neighbour that has died are lost. `spares` are the links, upstream and downstream by turns, to the
     neighbours that follow when these are lost (`Relink`). `device_bytes` returns what this process holds of a GPU's
-    memory, `rows_of` how many calls the unit of work served that yielded these messages.
+    memory, `rows_of` how many calls the unit of work served that yielded these messages. Work waits `rest_within_s` at
+    most for each next part of a message.
     """
 
     name: str
@@ -73,11 +75,13 @@ class WorkerLoop:
     device_bytes: Callable[[], int] = lambda: 0
     rows_of: Callable[[Sequence[StageMessage]], int] = frames_in
     spares: Sequence[Link] = ()
+    rest_within_s: float = 0.01
     _work_s: Histogram = field(default_factory=Histogram)
     _rows: Histogram = field(default_factory=lambda: Histogram(ROW_BOUNDS))
     _process: psutil.Process = field(default_factory=psutil.Process)
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     _due_s: float | None = None
+    _read_s: float = 0.0
     _dropped: int = 0
     """On the way to former neighbours."""
 
@@ -91,7 +95,7 @@ class WorkerLoop:
             try:
                 while True:
                     self.run_once()
-            except ControlClosed:
+            except (ControlClosed, LinkClosed):  # the latter from a stage that reports its progress
                 return
 
     def run_once(self, longest_s: float = float("inf")) -> None:
@@ -101,6 +105,8 @@ class WorkerLoop:
         for key, _ in self._selector.select(None if longest_s == float("inf") else longest_s):
             key.data()
         self._due_s = self.stage.due_s()
+        if self._due_s is not None and self.upstream.receiving:
+            self._due_s = max(self._due_s, self._read_s + self.rest_within_s)
         if self._due_s is not None and time.monotonic() >= self._due_s:
             self._work()
             self._due_s = self.stage.due_s()
@@ -144,6 +150,7 @@ class WorkerLoop:
         return WorkerVitals(memory_bytes, self.device_bytes(), cpu_s, self._work_s, self._rows, dropped)
 
     def _read(self) -> None:
+        self._read_s = time.monotonic()
         try:
             messages = self.upstream.receive()
         except LinkClosed:

@@ -156,10 +156,10 @@ class Transcription:
     async def _run_process(self) -> str:
         """Run one process; return why it is over."""
         assert self._config
-        (out, there), (back, here) = pair(), pair()
-        self._links = LoopLink(out, self._handle), LoopLink(here, self._handle)
         process = self._process = WorkerProcess(TRANSCRIBER, self._handle_control)
         try:
+            (out, there), (back, here) = pair(), pair()
+            self._links = LoopLink(out, self._handle), LoopLink(here, self._handle)
             with there, back:
                 await process.start([there, back])
         except OSError as error:

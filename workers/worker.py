@@ -101,24 +101,30 @@ def _transcriber(config: TranscriberConfig, control: Link) -> Built:
     from workers.engine.memory import device_bytes
     from workers.transcriber.start import start_transcriber
 
-    stage, note = start_transcriber(config, lambda *progress: control.send(Progress(*progress)))
+    stage, note = start_transcriber(config, _reporting(control))
     return stage, Ready(note), device_bytes, lambda _: stage.batch
 
 
-def _codec(config: WorkerConfig, _: Link) -> Built:
+def _reporting(control: Link) -> ReportProgress:
+    return lambda what, done, total: control.send(Progress(what, done, total))
+
+
+def _codec(config: WorkerConfig, control: Link) -> Built:
     from workers.codec.choose import codec_name, open_codec
     from workers.codec.codec import silence_codes
     from workers.codec.stages import SILENT_FRAMES, DecoderStage, EncoderStage
 
+    ready, progress = Ready(codec_name(config)), _reporting(control)
     if config.stage is Stage.DECODE:
-        return DecoderStage(open_codec(config), config.greeting_frames), Ready(codec_name(config)), lambda: 0, frames_in
+        decoder = DecoderStage(open_codec(config), config.greeting_frames, progress=progress)
+        return decoder, ready, lambda: 0, frames_in
     spare = Slot(config.slots)
     encoder = open_codec(replace(config, slots=config.slots + 1))
     silence = config.silence
     if silence is None:
         silence = silence_codes(encoder, Slot(0), max(config.greeting_frames, SILENT_FRAMES))
-    ready = Ready(codec_name(config), silence=None if config.codec == "loopback" else silence)
-    return EncoderStage(encoder, silence, spare), ready, lambda: 0, frames_in
+    ready = replace(ready, silence=None if config.codec == "loopback" else silence)
+    return EncoderStage(encoder, silence, spare, progress=progress), ready, lambda: 0, frames_in
 
 
 def _locate_speech(config: WorkerConfig, progress: ReportProgress) -> Files:
@@ -136,9 +142,7 @@ def _engine(config: WorkerConfig, control: Link) -> Built:
     from workers.engine.loopback import HASH_CHECKPOINT, HashEngine, HashWords, LoopbackEngine
     from workers.engine.stage import EngineStage
 
-    def progress(what: str, done: int, total: int) -> None:
-        control.send(Progress(what, done, total))
-
+    progress = _reporting(control)
     if config.again:
         os.environ["HF_HUB_OFFLINE"] = "1"  # calls may wait: use the files of the first start
     loopback = config.engine == "loopback"

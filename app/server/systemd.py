@@ -50,12 +50,12 @@ class NotifySocket:
         self._failed = False
 
     def send(self, lines: Collection[str], is_alive: bool) -> None:
-        """Send the lines that the last call had not, with a sign of life; the first failure is logged, none raised."""
+        """Send the lines that have changed, with a sign of life; the first failure is logged, none raised."""
         news = [line for line in lines if line not in self._sent] + ["WATCHDOG=1"] * is_alive
-        self._sent = lines
         try:
             if news:
                 self._socket.sendto("\n".join(news).encode(), self._address)
+            self._sent = lines
         except OSError as error:
             if not self._failed:
                 log.warning("systemd is not notified: NOTIFY_SOCKET: %s", error.strerror or error)

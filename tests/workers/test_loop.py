@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.workers.config import LOOPBACK
-from workers.control_messages import Ping, Relink, WorkerVitals
+from workers.control_messages import Ping, Progress, Relink, WorkerVitals
 from workers.link import BACKLOG, Link, pair, serialize
 from workers.loop import StageMessage, WorkerLoop
 from workers.messages import (
@@ -136,6 +136,21 @@ def test_whatever_has_arrived_is_read_between_two_units_of_work(bench: Bench) ->
     assert vitals.cpu_s > 0
 
 
+def test_the_rest_of_a_message_is_read_before_the_next_unit_of_work_unless_it_does_not_come(bench: Bench) -> None:
+    bench.loop.rest_within_s, part, rest = 60.0, serialize(CLOSED)[:7], serialize(CLOSED)[7:]
+    bench.upstream.send(audio(0))
+    os.write(bench.upstream.fileno(), part)
+    bench.run_once(2)
+    assert bench.came() == []
+    os.write(bench.upstream.fileno(), rest)
+    bench.run_once()
+    assert bench.came() == [CLOSED, audio(0)]
+    bench.loop.rest_within_s = 0.0
+    os.write(bench.upstream.fileno(), serialize(audio(1)) + part)
+    bench.run_once()
+    assert bench.came() == [audio(1)]
+
+
 def test_what_is_for_the_transcriber_goes_to_the_supervisor(bench: Bench) -> None:
     bench.send(opened(7))
     assert bench.came() == [opened(7)]
@@ -206,6 +221,19 @@ def test_the_last_message_of_a_neighbour_is_read_and_no_other_waited_for(bench: 
 def test_a_loop_runs_until_its_control_link_closes_even_while_a_ping_is_answered(bench: Bench) -> None:
     bench.supervisor.send(Ping())
     bench.supervisor.close()
+    bench.loop.run()
+
+
+def test_a_stage_may_report_progress_when_the_control_link_has_just_closed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work() -> list[Message]:
+        bench.supervisor.close()
+        bench.loop.control.send(Progress("replaying calls", 1, 2))
+        return []
+
+    monkeypatch.setattr(bench.loop.stage, "work", work)
+    bench.upstream.send(audio(0))
     bench.loop.run()
 
 

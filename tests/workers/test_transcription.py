@@ -1,7 +1,7 @@
 """When the codes of a frame go to the transcriber, and what becomes of them without one."""
 
 import asyncio
-import contextlib
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -86,5 +86,20 @@ async def test_a_transcriber_that_cannot_start_is_not_waited_for(tmp_path: Path)
         await transcription.wait_begun()
     assert not transcription.ready
     running.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await running
+    await asyncio.wait({running})
+
+
+async def test_a_transcriber_that_gets_no_sockets_is_started_again_later() -> None:
+    """While this process may open no more files, as in a flood of connections."""
+    transcription, (soft, hard) = Transcription(lambda _: None), resource.getrlimit(resource.RLIMIT_NOFILE)
+    transcription.configure(TranscriberConfig(Path("/nonexistent"), None, 1, np.zeros((1, 32), np.int32)))
+    running = asyncio.create_task(transcription.run())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        while not transcription.losses and not running.done():  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert not running.done()
+    running.cancel()
+    await asyncio.wait({running})

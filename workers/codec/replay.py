@@ -1,7 +1,7 @@
 """The past of calls that come back runs through the codec again.
 
 All calls that come back are one batch. None takes longer than about `REPLAY_S`: once a few batches have been timed,
-each leaves out so much of its past that the rest fits.
+each leaves out so much of its past that the rest fits. Nothing comes out meanwhile, so each batch reports progress.
 """
 
 from collections import deque
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
 
+from workers.checkpoints.files import ReportProgress, report_nothing
 from workers.codec.codec import Codec, CodecError, Row
 from workers.messages import Slot
 
@@ -59,8 +60,8 @@ class Replay:
 class ReplayBatch:
     """The calls whose past is replayed; their slots of the `codec` are open."""
 
-    def __init__(self, codec: Codec, clock: Callable[[], float]) -> None:
-        self._codec, self._clock = codec, clock
+    def __init__(self, codec: Codec, clock: Callable[[], float], progress: ReportProgress = report_nothing) -> None:
+        self._codec, self._clock, self._progress = codec, clock, progress
         self._replays: dict[Slot, Replay] = {}
         self._took_s: deque[float] = deque(maxlen=TIMED)
 
@@ -93,6 +94,8 @@ class ReplayBatch:
             one.add(results[slot])
             if len(self._took_s) == TIMED and (took_s := median(self._took_s)):
                 one.leave_out(int(max(0.0, one.until_s - now) / took_s))
+        longest = max(self._replays.values(), key=lambda one: len(one.frames) - one.done)
+        self._progress("replaying calls", longest.done, len(longest.frames))
         over = [one for one in self._replays.values() if one.over]
         for one in over:
             del self._replays[one.slot]

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from workers.checkpoints.files import ReportProgress, report_nothing
 from workers.codec.codec import Codec, CodecError, Row
 from workers.codec.replay import Replay, ReplayBatch
 from workers.codec.voice_encoder import VoiceEncoder
@@ -59,12 +60,12 @@ class CodecStage:
     stage: Stage
     result: type[Audio]
 
-    def __init__(self, codec: Codec, backlog: int | None, clock: Callable[[], float]) -> None:
+    def __init__(self, codec: Codec, backlog: int | None, clock: Callable[[], float], progress: ReportProgress) -> None:
         self._codec, self._backlog, self._clock = codec, backlog, clock
         self._scheduler = BatchScheduler(PATIENCE_S, clock)
         self._epochs: dict[Slot, Epoch] = {}
         self._waiting: dict[Slot, deque[Audio]] = {}
-        self._replays = ReplayBatch(codec, clock)
+        self._replays = ReplayBatch(codec, clock, progress)
 
     def due_s(self) -> float | None:
         due_s = self._scheduler.due_s(
@@ -137,21 +138,29 @@ class CodecStage:
 
 class EncoderStage(CodecStage):
     """The caller's frames become codes. Of each call at most one frame waits; an older one is dropped and counted. But
-    of a call that comes back `GAP_FRAMES` more may wait, until it has caught up.
+    of a call that comes back `GAP_FRAMES` more may wait: the last ones that come while its past is replayed, then as
+    many new ones until it has caught up.
 
     An encoder that gives all 32 codes of a frame does so for the transcriber: Moshi's eight go on to the engine.
     """
 
     stage, result = Stage.ENCODE, Codes
 
-    def __init__(self, encoder: Codec, silence: Row, spare: Slot, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        encoder: Codec,
+        silence: Row,
+        spare: Slot,
+        clock: Callable[[], float] = time.monotonic,
+        progress: ReportProgress = report_nothing,
+    ) -> None:
         """`silence` are the codes of as many frames of silence as a greeting may have, one at least: (frames, 8).
 
         The slot `spare`, which is no call's, is for the voices of prompts.
         """
-        super().__init__(encoder, None, clock)
+        super().__init__(encoder, None, clock, progress)
         self._silence, self._transcribes = _for_moshi(silence), _is_speech(silence)
-        self._voices, self._voice_due = VoiceEncoder(encoder, spare), False
+        self._voices, self._voice_due = VoiceEncoder(encoder, spare, progress), False
         self._gap_seq: dict[Slot, int] = {}
         """The number of the first frame after the past of a call that is replayed."""
         self._catches_up: dict[Slot, int] = {}
@@ -209,12 +218,15 @@ class EncoderStage(CodecStage):
         return [*gap, *speech, Resumed(slot, epoch, steps, replay.left_out)]
 
     def _wait(self, message: Audio) -> None:
-        slot, waiting = message.slot, self._waiting[message.slot]
-        if waiting and self._catches_up[slot]:
+        slot, waiting, lost = message.slot, self._waiting[message.slot], 0
+        if not self._is_live(slot):
+            lost = max(0, len(waiting) - GAP_FRAMES)
+        elif waiting and self._catches_up[slot]:
             self._catches_up[slot] -= 1
-        elif waiting:
-            message = replace(message, dropped=message.dropped + sum(older.dropped + 1 for older in waiting))
-            waiting.clear()
+        else:
+            self._catches_up[slot], lost = 0, len(waiting)
+        older = [waiting.popleft() for _ in range(lost)]
+        message = replace(message, dropped=message.dropped + sum(one.dropped + 1 for one in older))
         super()._wait(message)
 
 
@@ -227,8 +239,14 @@ class DecoderStage(CodecStage):
 
     stage, result = Stage.DECODE, Frame
 
-    def __init__(self, decoder: Codec, greeting_frames: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(decoder, DECODE_BACKLOG + greeting_frames, clock)
+    def __init__(
+        self,
+        decoder: Codec,
+        greeting_frames: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+        progress: ReportProgress = report_nothing,
+    ) -> None:
+        super().__init__(decoder, DECODE_BACKLOG + greeting_frames, clock, progress)
         self._said: list[tuple[int, Said]] = []
         """What waits until the frame of this `seq` has been decoded."""
         self._resumed: dict[Slot, Resumed] = {}

@@ -5,15 +5,16 @@ from dataclasses import replace
 
 import numpy as np
 
+from workers.checkpoints.files import ReportProgress, report_nothing
 from workers.codec.codec import Codec, CodecError, Row
 from workers.messages import CODEBOOKS, FRAME_SAMPLES, Message, PreparePrompt, PromptRefused, Slot
 
 
 class VoiceEncoder:
-    """The prompts whose voices wait, in their order."""
+    """The prompts whose voices wait, in their order. Each frame reports progress: a call may wait for that prompt."""
 
-    def __init__(self, encoder: Codec, slot: Slot) -> None:
-        self._encoder, self._slot = encoder, slot
+    def __init__(self, encoder: Codec, slot: Slot, progress: ReportProgress = report_nothing) -> None:
+        self._encoder, self._slot, self._progress = encoder, slot, progress
         self._prompts: deque[PreparePrompt] = deque()
         self._codes: list[Row] = []
 
@@ -44,6 +45,7 @@ class VoiceEncoder:
             self._next()
             return [PromptRefused(prompt.key, f"its voice cannot be encoded: {codes}")]
         self._codes.append(codes)
+        self._progress("encoding a voice", len(self._codes), len(prompt.pcm))
         if len(self._codes) < len(prompt.pcm):
             return []
         done = replace(prompt, pcm=None, codes=np.array(self._codes)[:, :CODEBOOKS])

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 PLANNED_SHARE = 0.5
 """Of the time that there is: live calls are stepped in between, and a pass may take longer than those before."""
 LARGEST = max(CHUNKS)
+WAITING_EVERY_S = 0.25
+"""How often it is reported that all calls wait for prompts: nothing else shows that the engine does not hang."""
 
 
 @dataclass
@@ -58,7 +60,7 @@ class ResumeQueue:
     ) -> None:
         self._engine, self._prompts, self._progress, self._clock = engine, prompts, progress, clock
         self._calls: dict[Slot, _ResumingCall] = {}
-        self._worked_s = clock()
+        self._worked_s = self._waiting_s = clock()
 
     def __bool__(self) -> bool:
         return bool(self._calls)
@@ -76,7 +78,7 @@ class ResumeQueue:
         """Return when to `work`: 0 for at once, None for never."""
         if not self._calls or self._next():
             return 0.0 if self._calls else None
-        return self._until_s
+        return min(self._until_s, self._waiting_s + WAITING_EVERY_S)
 
     @property
     def is_starved(self) -> bool:
@@ -99,6 +101,8 @@ class ResumeQueue:
     def work(self, chunk: int) -> list[Resumed | Failed]:
         """Go on with the call whose turn it is; return the answer when it is back or cannot come back."""
         if not (call := self._next()):
+            self._waiting_s = self._clock()
+            self._progress("waiting for a prompt", 0, 0)
             late = [call for call in self._calls.values() if call.until_s <= self._clock()]
             return [call.failed("the prompt that the call began with is not here") for call in late]
         try:

@@ -185,6 +185,7 @@ class EngineStage:
         row = self._returning[slot]
         if not row.resumed or not row.caller_is_heard:
             return []
+        row.greeting = deque(row.greeting)  # without its limit: `catches_up` frames more may queue
         self._rows[slot] = self._returning.pop(slot)
         return [row.resumed, *row.unanswered]
 

@@ -59,7 +59,12 @@ def prompts_of(engine: Engine, tokenizer: Tokenizer, files: Files, progress: Rep
 
 
 def fitting_slots(files: Files, config: WorkerConfig, memory: Memory, speech: Files | None = None) -> int:
-    """Return how many calls fit, at most 64. Raises CheckpointError if not one, or not the `config.slots` wanted."""
+    """Return how many calls fit, at most 64. Raises CheckpointError if not one, or not the `config.slots` wanted.
+
+    When started `again`, they have fitted: the other workers hold their part of the memory already.
+    """
+    if config.again:
+        return config.slots
     wanted = plan(files, config.quantize, config.codec, config.slots or 1, config.context, speech)
     if shortage := wanted.shortage(memory):
         raise CheckpointError(shortage)

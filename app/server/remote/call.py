@@ -50,8 +50,8 @@ class RemoteCall:
         emit: Callable[[BackendMessage], None],
         patience: Patience,
     ) -> None:
-        self.dropped = 0
-        """Frames of the caller's that were too late for a server."""
+        self._dropped = 0
+        """In the sessions that are over."""
         self.socket: ClientConnection | None = None
         """Of the last session."""
         self.answers = 0
@@ -65,6 +65,11 @@ class RemoteCall:
         self._text = ""
         self._lost = ""
         """Why the last session in which the server was ready is over."""
+
+    @property
+    def dropped(self) -> int:
+        """Frames of the caller's that were too late for a server."""
+        return self._dropped + (self._client.pacer.dropped // FRAME_SAMPLES if self._client else 0)
 
     def push(self, frame: Frame) -> None:
         self._seq = frame.seq
@@ -164,8 +169,6 @@ class RemoteCall:
 
     def _stop(self) -> None:
         """Forget what has not become a frame; the text stays."""
-        if self._client:
-            self.dropped += self._client.pacer.dropped // FRAME_SAMPLES
-        self._client, self._received = None, self._received[:0]
+        self._dropped, self._client, self._received = self.dropped, None, self._received[:0]
         if self._text:
             self._emit_frame(0)

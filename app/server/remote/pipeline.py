@@ -127,7 +127,9 @@ class RemotePipeline:
                     self._start(self._try(server), self._trials)
                 await self._wait_changed(self._servers.get_timer())
         finally:
-            for task in (*self._trials, *(task for _, task in self._calls.values())):
+            for slot in [*self._calls]:
+                self._close(slot)
+            for task in self._trials:
                 task.cancel()
             while self._tasks or self._trials:
                 await asyncio.wait(self._tasks | self._trials)
@@ -136,7 +138,7 @@ class RemotePipeline:
         """Hold a call at one server after the other, until cancelled; it ends if none takes it."""
         failed = partial(Failed, opening.slot, opening.epoch, Stage.STEP)
         try:
-            while True:
+            while self._calls.get(opening.slot, (None, None))[0] is call:  # a task group may swallow a cancellation
                 await self._hold(call, await self._acquire())
         except NoServer as error:
             self._on_message(failed(str(error)))

@@ -43,6 +43,16 @@ def test_a_systemd_that_is_gone_is_logged_once_and_stops_nothing(caplog: pytest.
     assert "NOTIFY_SOCKET" in caplog.text
 
 
+def test_what_could_not_be_sent_is_sent_again() -> None:
+    with socket_folder() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        with closing(NotifySocket(str(folder / "notify"))) as systemd:
+            systemd.send(["READY=1"], is_alive=False)
+            sock.bind(str(folder / "notify"))
+            systemd.send(["READY=1"], is_alive=False)
+        sock.settimeout(5)
+        assert sock.recv(1_000) == b"READY=1"
+
+
 def test_the_watchdog_is_read_if_it_is_for_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (read_service_manager().notify_socket, read_service_manager().watchdog_s(1)) == ("", 0)
     monkeypatch.setenv("WATCHDOG_USEC", "30000000")

@@ -35,6 +35,7 @@ from workers.codec.codec import LoopbackCodec, Row
 from workers.codec.replay import REPLAY_S
 from workers.codec.stages import FULL_SCALE, CodecStage, DecoderStage, EncoderStage, Onward
 from workers.messages import (
+    FRAME_S,
     FRAME_SAMPLES,
     GAP_FRAMES,
     Codes,
@@ -98,9 +99,29 @@ def test_what_the_caller_says_while_their_past_is_replayed_is_heard_too() -> Non
     assert seqs(work(stage)) == [(A, 602)]
 
 
+def test_of_what_the_caller_says_while_a_long_past_is_replayed_the_end_is_heard() -> None:
+    """Also what they say until that has been encoded."""
+    stage, codec = encoder()
+    codec.batch_s, began_s, seq, out = 0.02, codec.now, 500, list[Onward]()
+    receive(stage, comes_back(A, pcm(*range(1_000))))
+    while seq < 540 or stage.due_s() is not None:
+        if seq < 540 and codec.now - began_s >= (seq - 500) * FRAME_S:
+            receive(stage, spoken(seq))
+            seq += 1
+        elif stage.due_s() is not None:
+            out += stage.work()
+        else:
+            codec.now += 0.01
+    heard = [message for message in out if isinstance(message, Codes)]
+    assert [codes.seq for codes in heard] == [*range(heard[0].seq, 540)]
+    assert heard[0].seq <= 502
+
+
 def test_an_encoder_that_does_not_catch_up_goes_on_with_the_newest_frame() -> None:
     stage, _ = encoder()
-    receive(stage, comes_back(A, pcm(1)), *map(spoken, range(501, 501 + GAP_FRAMES + 2)))
+    receive(stage, comes_back(A, pcm(1)), spoken(501))
+    stage.work()
+    receive(stage, *map(spoken, range(502, 502 + GAP_FRAMES + 1)))
     newest = [message for message in work(stage) if isinstance(message, Codes)]
     assert [(codes.seq, codes.dropped) for codes in newest] == [(502 + GAP_FRAMES, GAP_FRAMES + 1)]
 
@@ -175,6 +196,13 @@ def test_the_past_begins_so_late_that_it_is_replayed_in_time(both: Both, calls: 
         assert 85 <= codec.counts[slot] <= 110
 
 
+def test_each_batch_of_the_past_shows_its_progress_since_nothing_comes_out_meanwhile(both: Both) -> None:
+    stage, codec, audio = both
+    receive(stage, past(audio, A, 3), past(audio, B, 2))
+    work(stage)
+    assert codec.reports == [("replaying calls", done, 3) for done in (1, 2, 3)]
+
+
 def test_one_slow_batch_leaves_out_nothing(both: Both) -> None:
     stage, codec, audio = both
     receive(stage, past(audio, A, 90))
@@ -221,9 +249,10 @@ def test_a_call_that_ends_meanwhile_is_not_replayed_any_more(both: Both, end: st
 
 def test_a_voice_is_encoded_while_only_calls_that_come_back_are_on() -> None:
     """They may wait for just that prompt."""
-    stage, _ = encoder()
+    stage, codec = encoder()
     receive(stage, comes_back(A, pcm(1, 2)), prepare())
     assert [type(message) for message in work(stage)] == [Resumed, PreparePrompt]
+    assert codec.reports[2:] == [("encoding a voice", done, 3) for done in (1, 2, 3)]
 
 
 @pytest.mark.parametrize("kind", [Stage.ENCODE, Stage.DECODE])

@@ -1,5 +1,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,6 +46,10 @@ class FakeCodec:
     now: float = 100.0
     batch_s: float = 0.0
     codebooks: int = 8
+    reports: list[tuple[str, int, int]] = field(default_factory=list)
+
+    def report(self, *progress: Any) -> None:
+        self.reports.append(progress)
 
     def clock(self) -> float:
         return self.now
@@ -93,12 +98,12 @@ Both = tuple[CodecStage, FakeCodec, Audio]
 
 def encoder() -> tuple[EncoderStage, FakeCodec]:
     codec = FakeCodec()
-    return EncoderStage(codec, SILENCE, SPARE, codec.clock), codec
+    return EncoderStage(codec, SILENCE, SPARE, codec.clock, codec.report), codec
 
 
 def decoder(greeting_frames: int = 0) -> tuple[DecoderStage, FakeCodec]:
     codec = FakeCodec()
-    return DecoderStage(codec, greeting_frames, codec.clock), codec
+    return DecoderStage(codec, greeting_frames, codec.clock, codec.report), codec
 
 
 @pytest.fixture(params=[Stage.ENCODE, Stage.DECODE])

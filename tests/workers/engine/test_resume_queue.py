@@ -9,6 +9,7 @@ import pytest
 from tests.workers.engine.test_prompt_queue import PASS_S, POSITION_S, Bench, Computer, wanted
 from tests.workers.engine.test_stage import A, B, closed, heard, opened
 from workers.engine.delay_pattern import LogArray, parse_log, serialize_log
+from workers.liveness import Limits
 from workers.messages import (
     FRAME_S,
     GAP_FRAMES,
@@ -137,6 +138,16 @@ def test_what_is_said_while_the_gap_is_stepped_is_heard_too_but_not_for_long(fra
     assert read[2 * GAP_FRAMES :] == list(range(GAP_FRAMES + steps - len(read[2 * GAP_FRAMES :]), GAP_FRAMES + steps))
 
 
+def test_what_the_encoder_has_kept_queues_behind_the_gap_although_it_comes_at_once() -> None:
+    bench = Bench(engine := Rebuilder())
+    bench.receive(comes_back(5), *map(heard, range(GAP_FRAMES)), is_heard())
+    while not answers(bench):
+        bench.sent += bench.stage.work()
+    bench.receive(*map(heard, range(GAP_FRAMES, 2 * GAP_FRAMES)))
+    bench.work()
+    assert [step[A] for step in engine.steps_run] == list(range(2 * GAP_FRAMES))
+
+
 @pytest.mark.parametrize("step_s", [0.005, 0.030, 0.050])
 def test_live_calls_are_stepped_in_time_between_chunks_that_fit(step_s: float) -> None:
     bench = Bench(engine := Rebuilder(step_s=step_s))
@@ -259,9 +270,14 @@ def test_a_call_whose_prompt_does_not_come_in_time_ends_and_no_other(refused: bo
     bench.work()
     assert answers(bench) == [Resumed(B, Epoch(1), 100, 0)]
     assert [type(answer) for answer in bench.answers()] == [PromptRefused] * refused
-    assert bench.stage.due_s() == 108.0
-    engine.now = 108.0
-    bench.sent += bench.stage.work()
+    waited_s = []
+    while not isinstance(answers(bench)[-1], Failed):
+        waited_s.append((bench.stage.due_s() or 0.0) - engine.now)
+        engine.now += max(0.0, waited_s[-1])
+        bench.sent += bench.stage.work()
+        assert bench.progress.pop() == ("waiting for a prompt", 0, 0)
+    assert max(waited_s) < Limits().busy_s / 2
+    assert engine.now == 108.0
     assert answers(bench)[-1] == Failed(A, Epoch(1), Stage.STEP, "the prompt that the call began with is not here")
     assert bench.stage.due_s() is None
     bench.receive(opened(A, epoch=2), DropPrompt(key))

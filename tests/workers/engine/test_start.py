@@ -123,6 +123,7 @@ def test_a_number_that_fits_is_taken_and_one_that_does_not_is_refused(files: Fil
     assert slots(files, wanted, needed(3)) == 3
     with pytest.raises(CheckpointError, match="MAX_CALLS=3 needs"):
         slots(files, wanted, needed(3) - 1)
+    assert slots(files, replace(wanted, again=True), needed(3) - 1) == 3, "the transcriber, say, was not started again"
     with pytest.raises(CheckpointError, match="MAX_CALLS"):
         slots(files, AUTO, needed(1) // 2)
 

@@ -111,8 +111,8 @@ async def calling(*urls: str, patience: Patience = QUICK, **settings: object) ->
         yield calls
     finally:
         running.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await running
+        await asyncio.wait({running}, timeout=PATIENCE_S)
+        assert running.cancelled()
 
 
 @asynccontextmanager
@@ -184,6 +184,18 @@ async def test_nothing_is_sent_before_the_caller_speaks_and_silence_when_they_pa
         assert len(server.heard_samples) > 9 * FRAME_SAMPLES
 
 
+async def test_frames_that_are_too_late_for_a_server_are_counted_also_in_a_call_that_is_over() -> None:
+    server = MoshiServer()
+    async with ready(server), calling(server.url) as calls:
+        calls.begin()
+        await calls.frames(1)
+        for _ in range(9):
+            calls.say()
+        dropped = calls.pipeline.dropped
+        calls.pipeline.send(Close(Slot(0), EPOCH))
+        assert calls.pipeline.dropped == dropped > 0
+
+
 async def test_the_least_busy_server_gets_the_call() -> None:
     one, two = MoshiServer(), MoshiServer()
     async with ready(one, two), calling(f"{one.url}?sessions=3", f"{two.url}?sessions=2") as calls:
@@ -231,6 +243,30 @@ async def test_a_single_server_that_ends_is_tried_again_for_the_same_call() -> N
         await calls.next_of(Moved)
         calls.say()
         await calls.frames(3)
+
+
+@pytest.mark.parametrize("turns", range(10))
+async def test_a_call_that_ends_while_its_server_is_being_lost_takes_no_other_session(turns: int) -> None:
+    """It ends so many turns of the event loop after the server's last sound."""
+    closing: list[asyncio.Task[None]] = []
+
+    async def close() -> None:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        calls.pipeline.send(Close(Slot(0), EPOCH))
+
+    def closes(step: int, ogg: bytes) -> Sequence[bytes]:
+        if step == 2:
+            closing.append(asyncio.create_task(close()))
+        return one_message(step, ogg)
+
+    server = MoshiServer(ends_after=3, code=None, change=closes)
+    async with ready(server), calling(server.url) as calls:
+        calls.begin()
+        await until(lambda: bool(closing))
+        await closing[0]
+        server.ends_after = None
+        await calls.until_up(name(server))
 
 
 async def test_a_server_that_loses_several_sessions_at_once_has_failed_once() -> None:
