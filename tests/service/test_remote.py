@@ -37,7 +37,7 @@ def ready_server() -> MoshiServer:
 
 async def test_calls_at_two_servers_one_of_which_dies() -> None:
     one, two = ready_server(), ready_server()
-    one.ends_after, one.code = 80, None
+    one.code = None
     async with (
         serving(one),
         serving(two),
@@ -52,6 +52,7 @@ async def test_calls_at_two_servers_one_of_which_dies() -> None:
                 page = samples(await scrape(running.phone))
                 assert page[("moshi_bridge_server_sessions", (("server", f"{one.url}/api/chat"),))] == 1
                 assert page[("moshi_bridge_server_sessions", (("server", f"{two.url}/api/chat"),))] == 1
+            one.ends_after = 0
             await running.until(first.call_sid, "remembers nothing")
             await first.speaks(8)
             record = running.record(first.call_sid)
