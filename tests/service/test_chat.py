@@ -198,8 +198,9 @@ async def test_the_setting_turns_it_off() -> None:
 
 async def test_talk_hears_itself_through_the_service(one: Served, tmp_path: Path) -> None:
     said, heard = tmp_path / "said.wav", tmp_path / "heard.wav"
-    soundfile.write(said, tone(24_000), 24_000)
-    ended = await talk(tmp_path, "--url", f"ws://127.0.0.1:{one.phone.port}", "--wav", str(said), "--out", str(heard))
+    soundfile.write(said, tone(4 * 24_000), 24_000)
+    options = ("--url", f"ws://127.0.0.1:{one.phone.port}", "--wav", str(said), "--out", str(heard), "--seconds", "4")
+    ended = await talk(tmp_path, *options)
     assert (ended.status, ended.error) == (0, "")
     sent, back = soundfile.read(heard)[0].T
     assert np.abs(sent).max() > 0.1
