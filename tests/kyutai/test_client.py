@@ -30,7 +30,7 @@ def phone(pcm: Pcm) -> Samples:
 
 
 def hears(heard: Heard, phrase: Pcm) -> bool:
-    """Tell whether two fifths of a phrase are in what was heard, window by window; of what was not said it is a sixth."""
+    """Tell whether two fifths of the windows of a phrase are in what was heard; of one not said a sixth are."""
     said, sound = phone(phrase), phone(heard.pcm)
     found = mouth_to_ear_ms(said, sound, WINDOW_S, max_latency_s=len(sound) / PHONE_RATE_HZ, min_match=0.8).windows
     return len(found) * WINDOW_S > len(said) / PHONE_RATE_HZ * 0.4

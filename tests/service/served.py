@@ -16,7 +16,7 @@ from app.config import Settings, read_settings
 from app.server.service import Service
 from app.server.transfers import CarrierRest
 from app.twilio.events import CallSid
-from tests.processes.pipeline import PATIENCE_S, log_lines
+from tests.processes.pipeline import PATIENCE_S, START_S, log_lines
 from tests.service.phone import ACCOUNT, PUBLIC, TOKEN, Phone
 from workers.messages import Frame, Heard
 
@@ -94,12 +94,16 @@ async def served(port: int = 0, rest: CarrierRest | None = None, **settings: obj
         port = sock.getsockname()[1]
         read = read_settings(**{**REAL_CALLS, "port": port, **settings})
         service = Service(read, lambda _: None, rest)
-        async with log_lines("app") as log, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+        url = f"http://127.0.0.1:{port}"
+        async with log_lines("app") as log, httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as http:
             serving = asyncio.create_task(service.run(sock))
-            await asyncio.wait_for(service.self_tested.wait(), PATIENCE_S)
+            ready = asyncio.create_task(service.self_tested.wait())
             try:
+                await asyncio.wait({serving, ready}, timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
+                assert service.self_tested.is_set()
                 yield Served(service, read, Phone(port, http), log)
             finally:
+                ready.cancel()
                 serving.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await serving

@@ -38,7 +38,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 def dial(service: Served, query: str = "", **headers: str) -> connect:
     url = f"ws://127.0.0.1:{service.phone.port}/api/chat{query}"
-    return connect(url, additional_headers=headers, compression=None, proxy=None, ping_interval=None)
+    waits: dict[str, Any] = {"ping_interval": None, "open_timeout": PATIENCE_S}  # for a prompt before the upgrade
+    return connect(url, additional_headers=headers, compression=None, proxy=None, **waits)
 
 
 async def refusal(service: Served, query: str = "", **headers: str) -> tuple[int, str]:
