@@ -14,7 +14,6 @@ from app.cli.doctor.finding import Finding, Severity
 from app.cli.doctor.tunnel import examine_tunnel
 from app.cli.service_process import ACCOUNT_SID, AUTH_TOKEN, LOOPBACK, free_port, start_service
 from app.config import read_settings
-from tests.processes.pipeline import PATIENCE_S
 from tests.service.test_serve import GOOD, serve
 from tests.tunnel.install import install
 from tests.twilio_rest.account import Account, OwnedNumber
@@ -25,10 +24,9 @@ NUMBER = "+15550100000"
 
 @pytest.fixture(autouse=True)
 def _empty_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing on PATH, nothing in the home folder; a service that is found may answer late."""
+    """Nothing on PATH, nothing in the home folder."""
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr("app.cli.service_client.FOUND_WITHIN_S", PATIENCE_S)
 
 
 def findings(**settings: object) -> dict[str, Finding]:
