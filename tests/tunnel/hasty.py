@@ -1,4 +1,4 @@
-"""`python -m tests.tunnel.hasty` is `moshi-bridge`, but probes a tunnel at once: the fake's name is known from the start."""
+"""`python -m tests.tunnel.hasty` is `moshi-bridge`, but probes a tunnel at once: the name of the fake is known."""
 
 from dataclasses import dataclass
 
