@@ -54,7 +54,7 @@ async def hung_up(service: Served) -> CallSid:
             await speak(socket, 5)
             (live,) = (await ask(service, "/api/live"))["calls"]
             assert (live["call_sid"], live["state"]) == (call_sid, "active")
-            return max(live["caller_dbfs"], live["moshi_dbfs"]) > -20
+            return bool(max(live["caller_dbfs"], live["moshi_dbfs"]) > -20)
 
         await until(is_loud)
         assert [call["call_sid"] for call in await ask(service, "/api/calls")] == [call_sid]
