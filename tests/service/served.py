@@ -18,6 +18,7 @@ from app.server.transfers import CarrierRest
 from app.twilio.events import CallSid
 from tests.processes.pipeline import PATIENCE_S, START_S, log_lines
 from tests.service.phone import ACCOUNT, PUBLIC, TOKEN, Phone
+from tests.waiting import until
 from workers.messages import Frame, Heard
 
 LOOPBACK = {"engine": "loopback", "codec": "loopback"}
@@ -85,6 +86,11 @@ class Served:
             call.end(EndReason.SHUTDOWN)
         while not self.log.empty():
             self.log.get_nowait()
+
+    async def settle(self) -> None:
+        """End the calls that a test has left; return once a new one gets a slot, as when the pipeline is back."""
+        self.end_calls()
+        await until(lambda: self.service.manager.ready)
 
 
 @contextlib.asynccontextmanager

@@ -92,8 +92,8 @@ async def office(bridge: tuple[Program, dict[str, str], Path]) -> AsyncIterator[
 
 async def test_a_call_from_the_command_to_the_record(office: Office) -> None:
     """REST, ringing, TwiML, socket, both voices, hang-up, status callback, record."""
-    said = np.resize(conversation.talk(), 2 * 8_000)
-    office.twilio.callees = {THEIRS: Callee(audio=said, duration_s=2.0)}
+    said = np.resize(conversation.talk(), 4 * 8_000)
+    office.twilio.callees = {THEIRS: Callee(audio=said, duration_s=4.0)}
     options = ("--greeting-frames", "5", "--record", "--persona", "ada", "--time-limit", "60")
     status, out, err = await office.make_call(THEIRS, *options)
     assert status == 0, err
