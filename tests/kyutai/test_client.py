@@ -21,7 +21,10 @@ from workers.messages import SAMPLE_RATE_HZ, Pcm
 WINDOW_S = 0.25
 """Shorter than what lies between the gaps of a busy machine, whose client plays a block of 80 ms late now and then."""
 AFTER_REPLY_S = 5.0
-SAID = (soxr.resample(conversation(), PHONE_RATE_HZ, SAMPLE_RATE_HZ) / 32_768).astype(np.float32)
+SPARE_S = 3
+"""The caller begins so much later than in the demo: one who speaks into a greeting that a stall delays cuts it off."""
+SPOKEN = (soxr.resample(conversation(), PHONE_RATE_HZ, SAMPLE_RATE_HZ) / 32_768).astype(np.float32)
+SAID = np.pad(SPOKEN, (SPARE_S * SAMPLE_RATE_HZ, 0))
 
 
 def phone(pcm: Pcm) -> Samples:
