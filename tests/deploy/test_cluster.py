@@ -180,7 +180,8 @@ async def connect(url: str, seed: Path | None, errors: list[str]) -> Client:
         errors.append(str(error))
 
     credential = {"nkeys_seed": str(seed)} if seed else {}
-    return await nats.connect(url, error_cb=on_error, max_reconnect_attempts=20, reconnect_time_wait=0.1, **credential)
+    tries = {"max_reconnect_attempts": round(PATIENCE_S / 0.1), "reconnect_time_wait": 0.1}
+    return await nats.connect(url, error_cb=on_error, **tries, **credential)
 
 
 @needs_nats

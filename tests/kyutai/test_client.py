@@ -1,4 +1,4 @@
-"""Kyutai's own client, as it is, against our service with the synthetic speaker: two at once for a minute."""
+"""Kyutai's own client, as it is, against our service with the synthetic speaker: two at once."""
 
 import asyncio
 from pathlib import Path
@@ -14,12 +14,17 @@ from app.simulator.conversation import conversation
 from app.simulator.measure import mouth_to_ear_ms
 from app.simulator.wav import Samples
 from tests.kyutai.headless import Heard, install_client, run_client
-from tests.scale import scaled
 from tests.synthetic import synthetic_cache
 from workers.checkpoints.synthetic.phrases import phrases
 from workers.messages import SAMPLE_RATE_HZ, Pcm
 
-SAID = (soxr.resample(conversation(), PHONE_RATE_HZ, SAMPLE_RATE_HZ) / 32_768).astype(np.float32)
+WINDOW_S = 0.25
+"""Shorter than what lies between the gaps of a busy machine, whose client plays a block of 80 ms late now and then."""
+AFTER_REPLY_S = 5.0
+SPARE_S = 3
+"""The caller begins so much later than in the demo: one who speaks into a greeting that a stall delays cuts it off."""
+SPOKEN = (soxr.resample(conversation(), PHONE_RATE_HZ, SAMPLE_RATE_HZ) / 32_768).astype(np.float32)
+SAID = np.pad(SPOKEN, (SPARE_S * SAMPLE_RATE_HZ, 0))
 
 
 def phone(pcm: Pcm) -> Samples:
@@ -28,10 +33,10 @@ def phone(pcm: Pcm) -> Samples:
 
 
 def hears(heard: Heard, phrase: Pcm) -> bool:
-    """Tell whether most seconds of a phrase are in what was heard."""
+    """Tell whether two fifths of the windows of a phrase are in what was heard; of one not said a sixth are."""
     said, sound = phone(phrase), phone(heard.pcm)
-    found = mouth_to_ear_ms(said, sound, max_latency_s=len(sound) / PHONE_RATE_HZ, min_match=0.5).windows
-    return len(found) > len(said) / PHONE_RATE_HZ / 2
+    found = mouth_to_ear_ms(said, sound, WINDOW_S, max_latency_s=len(sound) / PHONE_RATE_HZ, min_match=0.8).windows
+    return len(found) * WINDOW_S > len(said) / PHONE_RATE_HZ * 0.4
 
 
 @pytest.mark.slow
@@ -39,14 +44,14 @@ async def test_two_of_kyutais_clients_hear_the_greeting_and_the_replies(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     await install_client(tmp_path)
-    greeting, reply, *_ = phrases()
-    seconds = scaled(45, least=5)
+    greeting, reply, *_, last = phrases()
     cache = str(synthetic_cache(tmp_path_factory))
     environment = {"MOSHI_CHECKPOINT": "synthetic:script", "CACHE_DIR": cache, "MAX_CALLS": "2"}
     async with start_service(environment, tmp_path / "log") as service:
         port = urlsplit(service.base_url).port or 0
         clients = (
-            run_client(tmp_path, tmp_path / name, port, SAID, reply.text.encode(), seconds) for name in ("one", "two")
+            run_client(tmp_path, tmp_path / name, port, SAID, reply.text.encode(), AFTER_REPLY_S)
+            for name in ("one", "two")
         )
         both = await asyncio.gather(*clients)
     for heard in both:
@@ -55,3 +60,4 @@ async def test_two_of_kyutais_clients_hear_the_greeting_and_the_replies(
         assert reply.text in heard.text
         assert hears(heard, greeting.pcm)
         assert hears(heard, reply.pcm)
+        assert not hears(heard, last.pcm), "nobody has asked for it yet"

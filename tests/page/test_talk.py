@@ -89,7 +89,7 @@ async def test_sound_goes_both_ways_and_words_and_latency_are_shown_by_the_keybo
     await page.keyboard.press("Enter")
     for part in ("Service", "Round trip", "Playback buffer", "Sound device"):
         await expect(page.locator("#parts")).to_contain_text(re.compile(rf"{part}\d+(\.\d)? ms"))
-    await expect(page.locator("#clock")).to_have_text("0:03")
+    await expect(page.locator("#clock")).to_have_text(re.compile(r"0:(0[3-9]|[1-5]\d)"))
     assert call.levels.caller.level_dbfs(call.clock()) > -60
     await page.get_by_role("button", name="Hang up").focus()
     await page.keyboard.press("Enter")
@@ -131,7 +131,8 @@ async def test_while_muted_silence_is_sent_and_nothing_else(running: Running, mi
     await until_sound(True)
     await microphone.get_by_role("button", name="Mute").click()
     await until_sound(False)
-    messages = [await sent.get() for _ in range(100)]
+    async with asyncio.timeout(PATIENCE_S):
+        messages = [await sent.get() for _ in range(100)]
     assert {len(message) for message in messages} == {1 + 2 * 480}, "20 ms"
     assert set(b"".join(messages)) == {0, 1}, "the kind and silence, for two seconds"
     await microphone.get_by_role("button", name="Muted").click()

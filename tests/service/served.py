@@ -16,8 +16,9 @@ from app.config import Settings, read_settings
 from app.server.service import Service
 from app.server.transfers import CarrierRest
 from app.twilio.events import CallSid
-from tests.processes.pipeline import PATIENCE_S, log_lines
+from tests.processes.pipeline import PATIENCE_S, START_S, log_lines
 from tests.service.phone import ACCOUNT, PUBLIC, TOKEN, Phone
+from tests.waiting import until
 from workers.messages import Frame, Heard
 
 LOOPBACK = {"engine": "loopback", "codec": "loopback"}
@@ -86,6 +87,11 @@ class Served:
         while not self.log.empty():
             self.log.get_nowait()
 
+    async def settle(self) -> None:
+        """End the calls that a test has left; return once a new one gets a slot, as when the pipeline is back."""
+        self.end_calls()
+        await until(lambda: self.service.manager.ready)
+
 
 @contextlib.asynccontextmanager
 async def served(port: int = 0, rest: CarrierRest | None = None, **settings: object) -> AsyncIterator[Served]:
@@ -94,12 +100,16 @@ async def served(port: int = 0, rest: CarrierRest | None = None, **settings: obj
         port = sock.getsockname()[1]
         read = read_settings(**{**REAL_CALLS, "port": port, **settings})
         service = Service(read, lambda _: None, rest)
-        async with log_lines("app") as log, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+        url = f"http://127.0.0.1:{port}"
+        async with log_lines("app") as log, httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as http:
             serving = asyncio.create_task(service.run(sock))
-            await asyncio.wait_for(service.self_tested.wait(), PATIENCE_S)
+            ready = asyncio.create_task(service.self_tested.wait())
             try:
+                await asyncio.wait({serving, ready}, timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
+                assert service.self_tested.is_set()
                 yield Served(service, read, Phone(port, http), log)
             finally:
+                ready.cancel()
                 serving.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await serving

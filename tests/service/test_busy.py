@@ -13,7 +13,7 @@ import pytest
 from app.calls.record import CallRecord
 from app.simulator.call import simulate
 from app.simulator.progress import Progress, StreamOpened, Waiting
-from app.simulator.remote import Follow, Redirect, Remote
+from app.simulator.remote import EndCall, Follow, Redirect, Remote
 from app.simulator.report import CallReport, Outcome
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import Phone
@@ -73,20 +73,24 @@ async def test_two_talk_at_a_time_and_each_slot_goes_to_the_next_in_the_queue(re
     async with served(max_calls=2, when_busy="queue", rest=redirects if redirected else None) as running:
         callers = Callers(running.phone, redirects)
         calls = []
-        for call_sid, seconds in zip(FIRST, (2.0, 3.0), strict=True):
-            calls.append(asyncio.create_task(callers.call(call_sid, seconds)))
+        for call_sid in FIRST:
+            calls.append(asyncio.create_task(callers.call(call_sid, PATIENCE_S)))
             await callers.until(call_sid, StreamOpened)
         impatient = asyncio.create_task(callers.call("CA0", 1.0, patience_s=0.2))
         await callers.until("CA0", Waiting)
         for call_sid in LATER:
             calls.append(asyncio.create_task(callers.call(call_sid, 1.0)))
             await callers.until(call_sid, Waiting)
-        gave_up, reports = await impatient, await asyncio.gather(*calls)
+        gave_up = await impatient
+        for first, later in zip(FIRST, LATER, strict=False):
+            redirects.remotes[first].send(EndCall())
+            await callers.until(later, StreamOpened)
+        reports = await asyncio.gather(*calls)
         manager = running.service.manager
         records = sorted(manager.records(), key=lambda record: record.reserved_s)
         left = (2 - manager.free_slots, len(running.service.call_queue))
     assert (gave_up.sentence, gave_up.streams) == ("the caller gave up waiting", ())
-    assert [report.outcome for report in reports] == [Outcome.CALLER_HUNG_UP] * 5
+    assert [report.outcome for report in reports] == [Outcome.ENDED_REMOTELY] * 2 + [Outcome.CALLER_HUNG_UP] * 3
     assert [len(report.streams) for report in reports] == [1] * 5
     assert [record.call_sid for record in records] == FIRST + LATER
     assert most_at_once(records, lambda record: record.started_s) == 2

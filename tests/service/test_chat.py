@@ -38,7 +38,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 def dial(service: Served, query: str = "", **headers: str) -> connect:
     url = f"ws://127.0.0.1:{service.phone.port}/api/chat{query}"
-    return connect(url, additional_headers=headers, compression=None, proxy=None, ping_interval=None)
+    waits: dict[str, Any] = {"ping_interval": None, "open_timeout": PATIENCE_S}  # for a prompt before the upgrade
+    return connect(url, additional_headers=headers, compression=None, proxy=None, **waits)
 
 
 async def refusal(service: Served, query: str = "", **headers: str) -> tuple[int, str]:
@@ -151,6 +152,7 @@ async def test_a_flood_ends_no_call_and_delays_no_other(one: Served) -> None:
         counts = [call.session.counts for call in one.service.manager.calls]
         assert counts[0]["ms_late"] > 0
         assert counts[1]["ms_late"] < counts[0]["ms_late"] / 10
+        flooding.transport.abort()  # a close would wait until all was read
     one.end_calls()
     await all_over(one)
 
@@ -198,8 +200,9 @@ async def test_the_setting_turns_it_off() -> None:
 
 async def test_talk_hears_itself_through_the_service(one: Served, tmp_path: Path) -> None:
     said, heard = tmp_path / "said.wav", tmp_path / "heard.wav"
-    soundfile.write(said, tone(24_000), 24_000)
-    ended = await talk(tmp_path, "--url", f"ws://127.0.0.1:{one.phone.port}", "--wav", str(said), "--out", str(heard))
+    soundfile.write(said, tone(4 * 24_000), 24_000)
+    options = ("--url", f"ws://127.0.0.1:{one.phone.port}", "--wav", str(said), "--out", str(heard), "--seconds", "4")
+    ended = await talk(tmp_path, *options)
     assert (ended.status, ended.error) == (0, "")
     sent, back = soundfile.read(heard)[0].T
     assert np.abs(sent).max() > 0.1

@@ -49,9 +49,14 @@ async def hung_up(service: Served) -> CallSid:
         async with connect(f"{service.url.replace('http', 'ws')}/api/calls/{call_sid}/events", proxy=None) as events:
             await speak(socket, 20)
             assert json.loads(await events.recv())["call_sid"] == call_sid
-        (live,) = (await ask(service, "/api/live"))["calls"]
-        assert (live["call_sid"], live["state"]) == (call_sid, "active")
-        assert max(live["caller_dbfs"], live["moshi_dbfs"]) > -20
+
+        async def is_loud() -> bool:
+            await speak(socket, 5)
+            (live,) = (await ask(service, "/api/live"))["calls"]
+            assert (live["call_sid"], live["state"]) == (call_sid, "active")
+            return bool(max(live["caller_dbfs"], live["moshi_dbfs"]) > -20)
+
+        await until(is_loud)
         assert [call["call_sid"] for call in await ask(service, "/api/calls")] == [call_sid]
         said = await service.http.post(f"/api/calls/{call_sid}/say?wait=true", json={"text": "Hello there."})
         assert said.status_code == 200, said.text
@@ -88,7 +93,7 @@ async def drained(service: Served) -> CallSid:
     """Chat while the service drains; return the id. What is on goes on, nothing new begins."""
     async with dial(service, "?format=pcm") as socket:
         call_sid = CallSid((await opened(socket))["call_sid"])
-        assert (await service.http.post("/api/drain?seconds=1")).status_code == 202
+        assert (await service.http.post("/api/drain?seconds=4")).status_code == 202
         assert await refusal(service) == (503, "not ready")
         with pytest.raises(ConnectionClosedError):
             await speak(socket, 1_000)

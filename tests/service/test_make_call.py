@@ -16,6 +16,7 @@ import pytest_asyncio
 from app.cli.service_process import free_port
 from app.simulator import conversation
 from app.simulator.measure import mouth_to_ear_ms, window_snr_db
+from app.simulator.remote import EndCall
 from app.simulator.report import Outcome
 from tests.processes.pipeline import PATIENCE_S
 from tests.service.phone import ACCOUNT, TOKEN
@@ -91,8 +92,8 @@ async def office(bridge: tuple[Program, dict[str, str], Path]) -> AsyncIterator[
 
 async def test_a_call_from_the_command_to_the_record(office: Office) -> None:
     """REST, ringing, TwiML, socket, both voices, hang-up, status callback, record."""
-    said = np.resize(conversation.talk(), 2 * 8_000)
-    office.twilio.callees = {THEIRS: Callee(audio=said, duration_s=2.0)}
+    said = np.resize(conversation.talk(), 4 * 8_000)
+    office.twilio.callees = {THEIRS: Callee(audio=said, duration_s=4.0)}
     options = ("--greeting-frames", "5", "--record", "--persona", "ada", "--time-limit", "60")
     status, out, err = await office.make_call(THEIRS, *options)
     assert status == 0, err
@@ -150,10 +151,11 @@ async def test_a_signal_hangs_up(office: Office, number: signal.Signals) -> None
 
 @pytest.mark.slow
 async def test_under_nohup_the_end_of_the_terminal_does_not_end_the_call(office: Office) -> None:
-    office.twilio.callees = {THEIRS: Callee(duration_s=1.0)}
+    office.twilio.callees = {THEIRS: Callee(duration_s=3_600.0)}
     process = await office.start(THEIRS, preexec=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
     await office.answered(process)
     process.send_signal(signal.SIGHUP)
+    office.call.remote.send(EndCall())
     status, out, _ = await end(process)
     assert (status, "completed after" in out) == (0, True)
 

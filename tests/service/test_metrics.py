@@ -44,12 +44,13 @@ async def test_metrics_of_a_call_and_of_a_worker_that_dies(tmp_path: Path) -> No
             assert found["moshi_bridge_mouth_to_ear_seconds_count", ()] >= 5
             assert found["moshi_bridge_first_sound_seconds_count", ()] == 1
             assert found["moshi_bridge_stage_seconds_count", (("stage", "step"),)] >= 9
+            before = found["moshi_bridge_calls_resumed_total", ()]  # 0, unless a busy machine held a worker up
             os.kill(running.service.supervisor.process_ids[Stage.DECODE], signal.SIGKILL)
-            page = await until(phone, "calls_resumed_total", 1)
-            assert samples(page)["moshi_bridge_resume_gap_seconds_count", ()] == 1
+            page = await until(phone, "calls_resumed_total", before + 1)
+            assert samples(page)["moshi_bridge_resume_gap_seconds_count", ()] == before + 1
             assert samples(page)["moshi_bridge_calls_ended_total", (("reason", "worker_lost"),)] == 0
         losses = {key: value for key, value in samples(page).items() if key[0] == "moshi_bridge_worker_losses_total"}
-        assert sum(losses.values()) == 1
+        assert sum(losses.values()) == before + 1
         await until(phone, "ready", 1)
         for worker in ("step", "encode", "decode"):
             page = await until(phone, "worker_work_seconds_count", 0, worker=worker)

@@ -18,7 +18,7 @@ from tests.twilio_rest.callee import Callee
 from tests.twilio_rest.server import serving_rest
 
 OURS, BEFORE = "+15550100000", "https://old.example.com/v"
-PROGRAMS = {".venv/bin/moshi-bridge": "app", ".venv/bin/make-call": "scripts.make_call"}
+PROGRAMS = {".venv/bin/moshi-bridge": "tests.tunnel.hasty", ".venv/bin/make-call": "scripts.make_call"}
 TYPED = re.compile(r"`([^`\n]+ [^`\n]+)`")
 
 

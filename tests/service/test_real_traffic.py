@@ -183,8 +183,7 @@ async def started(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Run
 async def service(started: Running) -> Running:
     """The service at its own address, with the calls of the test before ended."""
     started.service.public.move(PUBLIC)
-    for call in started.service.manager.calls:
-        call.end(EndReason.SHUTDOWN)
+    await started.settle()
     return started
 
 

@@ -20,6 +20,7 @@ from app.simulator.report import CallReport, Outcome
 from tests.app.cli.talk.moshi_server import MoshiServer, serving
 from tests.app.cli.talk.test_kyutai_server import local_web
 from tests.app.telemetry.metrics.test_exposition import samples
+from tests.service.caller import Caller
 from tests.service.served import served
 from tests.service.test_metrics import scrape
 from tests.synthetic import synthetic_cache
@@ -37,7 +38,7 @@ def ready_server() -> MoshiServer:
 
 async def test_calls_at_two_servers_one_of_which_dies() -> None:
     one, two = ready_server(), ready_server()
-    one.ends_after, one.code = 80, None
+    one.code = None
     async with (
         serving(one),
         serving(two),
@@ -52,6 +53,7 @@ async def test_calls_at_two_servers_one_of_which_dies() -> None:
                 page = samples(await scrape(running.phone))
                 assert page[("moshi_bridge_server_sessions", (("server", f"{one.url}/api/chat"),))] == 1
                 assert page[("moshi_bridge_server_sessions", (("server", f"{two.url}/api/chat"),))] == 1
+            one.ends_after = 0
             await running.until(first.call_sid, "remembers nothing")
             await first.speaks(8)
             record = running.record(first.call_sid)
@@ -116,22 +118,21 @@ async def test_moshi_of_two_services_elsewhere_greets_and_one_is_killed(
 ) -> None:
     speaks = {"MOSHI_CHECKPOINT": "synthetic:script", "CACHE_DIR": str(synthetic_cache(tmp_path_factory))}
     greeting = phrases()[0].text
-    async with start_service(speaks, tmp_path / "one") as one, start_service(speaks, tmp_path / "two") as two:
+    async with contextlib.AsyncExitStack() as stack:
+        starts = (stack.enter_async_context(start_service(speaks, tmp_path / name)) for name in ("one", "two"))
+        one, two = await asyncio.gather(*starts)
         servers = f"{one.base_url},{two.base_url}"
         async with start_service({"ENGINE": "remote", "MOSHI_SERVERS": servers}, tmp_path / "log") as service:
-            reports = await asyncio.gather(call(service, 15.0), call(service, 15.0))
-            for report in reports:
-                assert report.outcome is Outcome.CALLER_HUNG_UP
-                record = await service.record(report.call_sid)
-                assert str(record["transcript"]).startswith(greeting)
+            for caller in (Caller(service), Caller(service)):
+                await caller.until(lambda record: record["transcript"].startswith(greeting))
+                await caller.hang_up()
             calls = [(await elsewhere.get("/api/calls")) for elsewhere in (one, two)]
             assert all(calls)
-            calling = asyncio.create_task(call(service, 25.0))
-            await asyncio.wait({calling}, timeout=5.0)
+            caller = Caller(service)
+            await caller.until(lambda record: record["transcript"])
             os.kill(one.process_id, signal.SIGKILL)
-            report = await calling
-            record = await service.record(report.call_sid)
-            assert report.outcome is Outcome.CALLER_HUNG_UP
+            await caller.until(lambda record: greeting in record["transcript"])
+            record = await caller.hang_up()
             assert record["counts"]["moves"] == 1
             assert record["moves"][0][1].startswith(one.base_url.replace("http", "ws"))
             assert str(record["transcript"]).count(greeting) == 1
@@ -148,17 +149,17 @@ async def test_calls_at_two_of_kyutais_servers_one_of_which_is_killed(
         one = await first.enter_async_context(local_web(checkpoint))
         remote = {"ENGINE": "remote", "MOSHI_SERVERS": f"{one},{two}"}
         async with start_service(remote, tmp_path / "log") as service:
-            reports = await asyncio.gather(call(service, 6.0), call(service, 6.0))
-            records = [await service.record(report.call_sid) for report in reports]
-            assert [report.outcome for report in reports] == [Outcome.CALLER_HUNG_UP] * 2
-            assert [record["counts"].get("moves", 0) for record in records] == [0, 0]
-            assert all(record["first_sound_s"] is not None for record in records)
-            calling = asyncio.create_task(call(service, 15.0))
-            await asyncio.wait({calling}, timeout=5.0)
+            for caller in (Caller(service), Caller(service)):
+                await caller.until(lambda record: record["first_sound_s"] is not None)
+                record = await caller.hang_up()
+                assert record["counts"].get("moves", 0) == 0
+            caller = Caller(service)
+            await caller.until(lambda record: record["words"])
             await first.aclose()
-            report = await calling
-            record = await service.record(report.call_sid)
-    assert report.outcome is Outcome.CALLER_HUNG_UP
+            await caller.until(speaks_on_at_the_other_server)
+            record = await caller.hang_up()
     assert [reason for _, reason in record["moves"] if one in reason]
-    moved_s = record["moves"][0][0]
-    assert any(start_s > moved_s + 1.0 for _, _, start_s, _ in record["words"]), "Moshi speaks on at the other server"
+
+
+def speaks_on_at_the_other_server(record: dict[str, Any]) -> bool:
+    return bool(record["moves"]) and any(start_s > record["moves"][0][0] + 1.0 for _, _, start_s, _ in record["words"])

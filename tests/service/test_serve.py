@@ -83,7 +83,7 @@ async def serving(folder: Path, *arguments: str, **settings: str) -> AsyncIterat
     port = str(free_port())
     async with (
         serve(folder, *arguments, **{**GOOD, "PORT": port, **settings}) as program,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S) as http,
     ):
         await program.until("ready for calls")
         yield program, Phone(int(port), http)

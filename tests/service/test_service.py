@@ -53,7 +53,7 @@ async def running() -> AsyncIterator[Served]:
 @pytest_asyncio.fixture(loop_scope="module")
 async def served(running: Served) -> AsyncIterator[Served]:
     """The service without calls, before and after."""
-    running.end_calls()
+    await running.settle()
     yield running
     running.end_calls()
     assert running.free_slots == MAX_CALLS
@@ -64,7 +64,7 @@ async def served(running: Served) -> AsyncIterator[Served]:
 
 async def test_a_caller_hears_themselves_through_the_whole_service(served: Served) -> None:
     """In real time: when they do depends on this machine and is not judged."""
-    said = talk_of(2.5)
+    said = talk_of(4.0)
     report = await simulate(served.phone.options(audio=said, status_path="/twilio/status"))
     assert report.outcome is Outcome.CALLER_HUNG_UP
     latency = mouth_to_ear_ms(report.said, report.heard, window_s=0.2)
@@ -79,7 +79,7 @@ async def test_a_caller_hears_themselves_through_the_whole_service(served: Serve
 
 async def test_two_calls_at_once_hear_each_only_themselves(served: Served) -> None:
     pitches_hz = (400, 1_700)
-    time_s = np.arange(12_000) / 8_000
+    time_s = np.arange(24_000) / 8_000
     voices = [(6_000 * np.sin(2 * np.pi * hertz * time_s)).astype(np.int16) for hertz in pitches_hz]
     reports = await asyncio.gather(*(simulate(served.phone.options(audio=voice)) for voice in voices))
     for own_hz, other_hz, report in zip(pitches_hz, pitches_hz[::-1], reports, strict=True):

@@ -38,7 +38,7 @@ CANNOT_FLUSH = 120
 async def on_a_terminal(folder: Path, **settings: Any) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
     """Start `serve` on a terminal of its own; yield the process and the other end of the terminal."""
     leader, follower = os.openpty()
-    process = await start(folder, "serve", terminal=follower, **settings)
+    process = await start(folder, "serve", module="tests.tunnel.hasty", terminal=follower, **settings)
     os.close(follower)
     async with running_program(process):
         yield process, leader

@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from itertools import count
 
 from app.calls.end_reason import EndReason
 from app.calls.events import EventKind
 from app.calls.record import CallRecord
 from app.simulator.call import simulate
-from app.simulator.remote import Remote
+from app.simulator.progress import Progress, StreamOpened
+from app.simulator.remote import EndCall, Remote
 from app.simulator.report import CallReport, Outcome
 from app.twilio.rest import TwilioRest
 from tests.processes.pipeline import PATIENCE_S
@@ -34,10 +36,15 @@ async def transferring() -> AsyncIterator[Callable[[str], "asyncio.Task[Transfer
 async def _call(running: Served, fake: FakeRest, dial_status: str) -> Transferred:
     call_sid, remote = new_call_sid(), Remote()
     fake.adopt(call_sid, remote.send)
-    stays_s = PATIENCE_S if dial_status == "completed" else 2.0  # until the service hangs up
-    options = running.phone.options(duration_s=stays_s, call_sid=call_sid, dial_status=dial_status)
+    options = running.phone.options(duration_s=PATIENCE_S, call_sid=call_sid, dial_status=dial_status)
+    streams = count(1)
+
+    def hang_up_on_the_second(progress: Progress) -> None:
+        if isinstance(progress, StreamOpened) and next(streams) == 2:
+            remote.send(EndCall())
+
     async with asyncio.timeout(PATIENCE_S), running.service.manager.events.subscribe(call_sid) as events:
-        calling = asyncio.create_task(simulate(options, remote=remote))
+        calling = asyncio.create_task(simulate(options, hang_up_on_the_second, remote))
         async for event in events:
             if event.kind is EventKind.CONNECTED:
                 break
@@ -60,6 +67,6 @@ async def test_somebody_answers_and_moshi_is_out_of_it() -> None:
 async def test_nobody_answers_and_the_call_is_back_with_moshi() -> None:
     async with transferring() as call:
         report, record, _ = await call("no-answer")
-    assert (report.outcome, len(report.streams)) == (Outcome.CALLER_HUNG_UP, 2)
+    assert (report.outcome, len(report.streams)) == (Outcome.ENDED_REMOTELY, 2)
     assert [stream.end for stream in record.streams] == [EndReason.TRANSFERRED, EndReason.CALLER_HUNG_UP]
     assert [one.status for one in record.transfers] == ["no-answer"]

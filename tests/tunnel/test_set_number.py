@@ -25,6 +25,7 @@ async def test_the_number_follows_the_tunnel_and_is_restored_even_after_a_kill_o
     async with serving_rest(Account(ACCOUNT, TOKEN, numbers=[number])) as rest:
         settings = {**GOOD, **cloudflared.environment, "PUBLIC_URL": "", "PORT": str(free_port())}
         settings |= {"TWILIO_API_URL": rest.url, "TWILIO_PHONE_NUMBER": OURS, "CACHE_DIR": str(tmp_path / "cache")}
+        settings |= {"module": "tests.tunnel.hasty"}
         arguments = ("--tunnel", "--set-number")
         async with serve(tmp_path, *arguments, **settings) as program:
             await program.until(POINTED)

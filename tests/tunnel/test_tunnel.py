@@ -61,13 +61,20 @@ async def tunnelled(
     timeouts: TunnelTimeouts = HASTY,
     **faults: str,
 ) -> AsyncIterator[None]:
-    """Run a tunnel to the service until the block ends."""
+    """Run a tunnel to the service until the block ends; its timeouts begin when the program is up."""
 
     async def start() -> Cloudflared:
         port = free_port()
         environment = tunnel_environment(served.settings, {**cloudflared.environment, **faults})
         line = tunnel_command(served.settings, cloudflared.program, port)
-        return await Cloudflared.start(line, environment, port, None, secret="")
+        before = len(cloudflared.events("start"))
+        tunnel = await Cloudflared.start(line, environment, port, None, secret="")
+        try:
+            await cloudflared.until("start", before + 1)
+        except asyncio.CancelledError:
+            await tunnel.stop()
+            raise
+        return tunnel
 
     pointed = NumberManager(number, (NumberTrouble,), served.service.self_tested.wait) if number else None
     proof = partial(probe, auth_token=TOKEN, service_name=served.service.public.service_name)

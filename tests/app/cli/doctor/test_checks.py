@@ -3,7 +3,6 @@
 import asyncio
 import socket
 from functools import partial
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -13,6 +12,7 @@ from app.cli.doctor.finding import Finding, Severity
 from app.cli.doctor.survey import survey_checkpoint
 from app.cli.service_process import free_port
 from app.config import CodecKind, EngineKind, read_settings
+from tests.synthetic import synthetic_cache
 from tests.twilio_rest.account import Account, OwnedNumber
 from tests.twilio_rest.server import serving_rest
 from workers.engine.memory import Memory, Plan
@@ -49,11 +49,12 @@ def test_what_is_in_the_way_is_a_problem_with_advice_or_reason(settings: dict[st
 
 
 @pytest.mark.slow
-def test_the_transcriber_is_examined_like_the_model(tmp_path: Path) -> None:
+def test_the_transcriber_is_examined_like_the_model(tmp_path_factory: pytest.TempPathFactory) -> None:
+    cache = synthetic_cache(tmp_path_factory)
     model = {"engine": EngineKind.MLX, "codec": CodecKind.NUMPY, "moshi_checkpoint": "synthetic:random"}
 
     def found(transcribe: str) -> dict[str, Finding]:
-        return _findings(**model, cache_dir=tmp_path, transcribe=transcribe)
+        return _findings(**model, cache_dir=cache, transcribe=transcribe)
 
     assert found("synthetic:stt:random")["TRANSCRIBE"].severity is Severity.GOOD
     off = found("off")

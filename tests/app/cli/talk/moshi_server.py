@@ -75,7 +75,7 @@ class MoshiServer:
         await socket.send_bytes(self.handshake)
         reader, writer = sphn.OpusStreamReader(24_000), sphn.OpusStreamWriter(24_000)
         for step in range(1 << 20):
-            if step == self.ends_after:
+            if self.ends_after is not None and step >= self.ends_after:
                 await self._end(request, socket)
                 return
             message = await socket.receive()

@@ -3,11 +3,15 @@
 import asyncio
 import io
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import pytest
 from rich.console import Console
+from websockets.asyncio.client import connect
 
+from app.audio.playback_buffer import Samples
 from app.cli.talk.connection import converse
 from app.cli.talk.screen import Screen
 from app.cli.talk.sound import FileSound, TalkFailed
@@ -16,6 +20,7 @@ from tests.app.cli.talk.moshi_server import MoshiServer, one_message, serving
 from tests.app.cli.talk.tones import pages, tone, tone_s
 
 LENGTH_S = 0.8
+STEP_S = 0.05
 METADATA = b'\x04{"text_temperature": 0.8}'
 EARLY_SOUND = b"\x01" + b"".join(pages(0.4))
 
@@ -53,6 +58,22 @@ def lost_sync(step: int, ogg: bytes) -> Sequence[bytes]:
     return one_message(step, ogg[:40] + ogg[60:] + b"OggS\x00garbage" if step == 5 else ogg)
 
 
+class PatientSound(FileSound):
+    """Time stands still while the machine does: at most `STEP_S` pass from one look to the next."""
+
+    def __init__(self, said: Samples, length_s: float) -> None:
+        super().__init__(said, length_s)
+        self._passed_s, self._looked_s = 0.0, -math.inf
+
+    def start(self, now: float) -> None:
+        super().start(self._passed_s)
+
+    def read(self, now: float) -> Samples:
+        self._passed_s += min(now - self._looked_s, STEP_S)
+        self._looked_s = now
+        return super().read(self._passed_s)
+
+
 SERVERS: dict[str, Callable[[], MoshiServer]] = {
     "PyTorch and MLX": lambda: MoshiServer(change=two_steps()),
     "Rust": lambda: MoshiServer(before=[METADATA], handshake=bytes(9)),
@@ -75,7 +96,7 @@ async def talk(server: MoshiServer, sound: FileSound, query: str = "") -> tuple[
 
 @pytest.mark.parametrize("kind", SERVERS)
 async def test_the_tone_comes_back(kind: str) -> None:
-    sound = FileSound(tone(LENGTH_S - 0.4), LENGTH_S)
+    sound = PatientSound(tone(LENGTH_S - 0.4), LENGTH_S)
     async with serving(SERVERS[kind]()) as server:
         server.ready.set()
         whole, _ = await talk(server, sound)
@@ -88,7 +109,7 @@ async def test_the_tone_comes_back(kind: str) -> None:
 
 
 async def test_nothing_is_sent_before_the_handshake() -> None:
-    sound = FileSound(tone(0.2), 0.4)
+    sound = PatientSound(tone(0.2), 0.4)
     async with serving(MoshiServer(before=[METADATA])) as server:
         talking = asyncio.create_task(talk(server, sound))
         await server.connected.wait()
@@ -106,7 +127,7 @@ async def test_words_and_errors_are_shown_but_not_those_before_the_handshake() -
 
     async with serving(MoshiServer(before=[b"\x02 early"], change=words)) as server:
         server.ready.set()
-        _, shown = await talk(server, FileSound(tone(0.4), 0.4))
+        _, shown = await talk(server, PatientSound(tone(0.4), 0.4))
     assert "Hello there,[2J" in shown
     assert "the server says: a little late" in shown
     assert "early" not in shown
@@ -131,14 +152,14 @@ async def test_what_is_wrong_is_one_line(server: MoshiServer, why: str) -> None:
     async with serving(server):
         server.ready.set()
         with pytest.raises(TalkFailed, match=r"\A[^\n\x1b]+\Z") as raised:
-            await talk(server, FileSound(tone(2.0), 2.0))
+            await talk(server, PatientSound(tone(2.0), 2.0))
     assert why in str(raised.value)
 
 
 async def test_the_server_may_end_the_conversation() -> None:
     async with serving(MoshiServer(ends_after=5)) as server:
         server.ready.set()
-        whole, _ = await talk(server, FileSound(tone(2.0), 2.0))
+        whole, _ = await talk(server, PatientSound(tone(2.0), 2.0))
     assert not whole
 
 
@@ -146,7 +167,7 @@ async def test_nobody_answers() -> None:
     async with serving(MoshiServer()) as server:
         pass
     with pytest.raises(TalkFailed, match="not reached"):
-        await talk(server, FileSound(tone(0.2), 0.4))
+        await talk(server, PatientSound(tone(0.2), 0.4))
 
 
 async def test_a_redirect_takes_no_token_elsewhere() -> None:
@@ -154,7 +175,7 @@ async def test_a_redirect_takes_no_token_elsewhere() -> None:
         other.ready.set()
         async with serving(MoshiServer(status=302, location=f"{other.url}/api/chat")) as server:
             with pytest.raises(TalkFailed, match="redirect"):
-                await talk(server, FileSound(tone(0.2), 0.4))
+                await talk(server, PatientSound(tone(0.2), 0.4))
     assert not other.connected.is_set()
 
 
@@ -162,16 +183,16 @@ async def test_parameters_reach_the_server() -> None:
     needs, deadly = frozenset({"voice_prompt", "text_prompt"}), frozenset({"seed"})
     async with serving(MoshiServer(needs=needs, deadly=deadly)) as server:
         server.ready.set()
-        whole, _ = await talk(server, FileSound(tone(0.2), 0.4), "?voice_prompt=NATF0.pt&text_prompt=You+are+kind.")
+        whole, _ = await talk(server, PatientSound(tone(0.2), 0.4), "?voice_prompt=NATF0.pt&text_prompt=You+are+kind.")
     assert whole
     assert server.query == {"voice_prompt": "NATF0.pt", "text_prompt": "You are kind."}
 
 
-@pytest.mark.slow
-async def test_a_client_sends_no_pings() -> None:
+async def test_a_client_sends_no_pings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rust's server reads a ping's payload as a message; `websockets` sends one every 20 s unless told otherwise."""
+    monkeypatch.setattr("app.server.remote.connection.connect", partial(connect, ping_interval=0.05))
     async with serving(MoshiServer()) as server:
         server.ready.set()
-        whole, _ = await talk(server, FileSound(tone(0.2), 22.0))
+        whole, _ = await talk(server, PatientSound(tone(0.2), 0.4))
     assert whole
     assert {message.type.name for message in server.received[:-1]} == {"BINARY"}

@@ -20,6 +20,7 @@ from app.cli.main import cli
 from tests.app.cli.talk.moshi_server import MoshiServer, serving
 from tests.app.cli.talk.test_tls import Certificate
 from tests.app.cli.talk.tones import tone, tone_s
+from tests.processes.pipeline import PATIENCE_S
 
 NO_PORTAUDIO = 'raise OSError("PortAudio library not found")'
 DEVICES = Path(__file__).parents[3] / "kyutai"
@@ -71,7 +72,7 @@ def serving_aside(server: MoshiServer) -> Iterator[None]:
     with asyncio.Runner() as runner, ThreadPoolExecutor(1) as thread:
         loop = runner.get_loop()
         thread.submit(runner.run, serve())
-        up.wait(10)
+        assert up.wait(PATIENCE_S)
         try:
             yield
         finally:
@@ -86,14 +87,14 @@ def said(tmp_path: Path) -> Path:
 
 async def test_a_file_is_said_to_a_server_with_a_pinned_certificate(tmp_path: Path, said: Path) -> None:
     certificate = Certificate(tmp_path)
-    options = ["--wav", str(said), "--out", "out.wav", "--seconds", "1.5", "--pin", certificate.sha256]
+    options = ["--wav", str(said), "--out", "out.wav", "--seconds", "3.5", "--pin", certificate.sha256]
     async with serving(MoshiServer(change=lambda _, ogg: [b"\x01" + ogg, b"\x02 hi"]), certificate.context) as server:
         server.ready.set()
         options += ["--url", server.url, "--persona", "ada"]
         ended = await talk(tmp_path, *options, CHAT_TOKEN="secret-token-of-the-chat")
     assert (ended.status, ended.error) == (0, "")
     assert "hi hi" in ended.out
-    assert "1.5 s, first sound after" in ended.out
+    assert "3.5 s, first sound after" in ended.out
     assert "secret-token-of-the-chat" not in ended.out
     assert server.authorization == "Bearer secret-token-of-the-chat"
     assert server.query == {"persona": "ada"}
@@ -103,16 +104,16 @@ async def test_a_file_is_said_to_a_server_with_a_pinned_certificate(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("server", "why"),
+    ("server", "seconds", "why"),
     [
-        (MoshiServer(status=503), "slots"),
-        (MoshiServer(ends_after=3), "before its time"),
-        (MoshiServer(change=lambda *_: [b"\x06"]), "nothing was heard"),
+        (MoshiServer(status=503), "30", "slots"),
+        (MoshiServer(ends_after=3), "30", "before its time"),
+        (MoshiServer(change=lambda *_: [b"\x06"]), "1", "nothing was heard"),
     ],
 )
-def test_trouble_is_one_line_and_exit_status_1(said: Path, server: MoshiServer, why: str) -> None:
+def test_trouble_is_one_line_and_exit_status_1(said: Path, server: MoshiServer, seconds: str, why: str) -> None:
     with serving_aside(server):
-        assert_fails(1, why, "--url", server.url, "--wav", str(said), "--seconds", "1")
+        assert_fails(1, why, "--url", server.url, "--wav", str(said), "--seconds", seconds)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +150,7 @@ async def test_microphone_and_loudspeaker_until_ctrl_c(tmp_path: Path) -> None:
         server.ready.set()
         files = {name: str(tmp_path / name.lower()) for name in ("SAID", "HEARD", "EMPTY")}
         process = await start(tmp_path, "--url", server.url, **files)
-        await asyncio.wait_for(heard.wait(), 60)
+        await asyncio.wait_for(heard.wait(), PATIENCE_S)
         process.send_signal(signal.SIGINT)
         ended = await end(process)
     assert (ended.status, ended.error) == (0, "")
