@@ -11,13 +11,13 @@ import pytest
 from rich.console import Console
 from websockets.asyncio.client import connect
 
-from app.audio.playback_buffer import Samples
 from app.cli.talk.connection import converse
 from app.cli.talk.screen import Screen
 from app.cli.talk.sound import FileSound, TalkFailed
 from app.server.remote.connection import Target
 from tests.app.cli.talk.moshi_server import MoshiServer, one_message, serving
 from tests.app.cli.talk.tones import pages, tone, tone_s
+from workers.messages import Pcm
 
 LENGTH_S = 0.8
 STEP_S = 0.05
@@ -61,14 +61,14 @@ def lost_sync(step: int, ogg: bytes) -> Sequence[bytes]:
 class PatientSound(FileSound):
     """Time stands still while the machine does: at most `STEP_S` pass from one look to the next."""
 
-    def __init__(self, said: Samples, length_s: float) -> None:
+    def __init__(self, said: Pcm, length_s: float) -> None:
         super().__init__(said, length_s)
         self._passed_s, self._looked_s = 0.0, -math.inf
 
     def start(self, now: float) -> None:
         super().start(self._passed_s)
 
-    def read(self, now: float) -> Samples:
+    def read(self, now: float) -> Pcm:
         self._passed_s += min(now - self._looked_s, STEP_S)
         self._looked_s = now
         return super().read(self._passed_s)
