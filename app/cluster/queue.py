@@ -58,6 +58,7 @@ class ClusterQueue:
         """Give slots to those who wait until cancelled, whenever this node leads."""
         while True:
             await asyncio.sleep(SERVE_EVERY_S)
+            self._callers.drop_gone(time.monotonic())
             while self._leads() and await self.serve_one():
                 pass
 

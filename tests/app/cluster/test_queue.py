@@ -1,0 +1,20 @@
+"""The queue of all nodes, as one of them keeps it."""
+
+import asyncio
+import time
+
+from app.calls.queue import ASKS_WITHIN_S
+from app.cluster.messages import Wait
+from tests.app.calls.front import ANN, form
+from tests.app.cluster.test_exchange import Logs, Node
+from tests.waiting import until
+
+
+async def test_a_node_that_does_not_lead_forgets_who_asks_for_no_more_pages() -> None:
+    node = Node(Logs(set(), "new"))
+    asked_s = time.monotonic() - ASKS_WITHIN_S - 1
+    node.member.callers.add(Wait.of(form(ANN), since_s=1.0), asked_s)
+    node.queue._leads_from_s = float("inf")
+    running = asyncio.create_task(node.queue.run())
+    await until(lambda: not len(node.member.callers))
+    running.cancel()
