@@ -60,7 +60,7 @@ class OneNode(Exchange):
 class Node:
     def __init__(self, logs: Logs) -> None:
         self.front = Front(max_calls=4)
-        bus = cast(Bus, NoBus())
+        self.bus = bus = cast(Bus, NoBus())
         bus.name, bus.is_connected = "a", True  # type: ignore[misc]
         self.member = Member("https://a.example.com", "a-1", bus, self.front.manager, lambda: "new")
         self.hears(self.member.heartbeat())

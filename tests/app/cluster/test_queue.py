@@ -7,6 +7,7 @@ from app.calls.queue import ASKS_WITHIN_S
 from app.cluster.messages import Wait
 from tests.app.calls.front import ANN, form
 from tests.app.cluster.test_exchange import Logs, Node
+from tests.processes.pipeline import PATIENCE_S
 from tests.waiting import until
 
 
@@ -18,3 +19,13 @@ async def test_a_node_that_does_not_lead_forgets_who_asks_for_no_more_pages() ->
     running = asyncio.create_task(node.queue.run())
     await until(lambda: not len(node.member.callers))
     running.cancel()
+
+
+async def test_while_nats_is_away_who_waits_gets_a_slot_without_a_look_for_a_token_log() -> None:
+    logs = Logs(set(), "new")
+    node = Node(logs)
+    node.bus.is_connected = False  # type: ignore[misc]
+    await node.queue.enter(form(ANN, CallStatus="in-progress"), 1.0)
+    async with asyncio.timeout(PATIENCE_S):
+        assert await node.queue.serve_one()
+    assert logs.reads == []
