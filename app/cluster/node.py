@@ -85,20 +85,22 @@ class ClusterNode:
     async def run(self, drain: Drain) -> None:
         """Be a node until cancelled, then say bye."""
         try:
-            await self.bus.connect()
-            for part in (self.exchange, self.queue, self.routing):
-                await part.subscribe()
-            await self.bus.subscribe("hb.*", Heartbeat, self.member.on_heartbeat)
-            await self.bus.subscribe(
-                f"drain.{self.member.name}", DrainOrder, lambda order, _: drain.begin(order.seconds)
-            )
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self.logs.prepare())
-                for work in (self.member.run(), self.queue.run(), self.logs.run(self.member.next_epoch), self._move()):
+                for work in (self._join(drain, tasks), self.queue.run(), self._move()):
                     tasks.create_task(work)
         finally:
             await self.member.say_bye()
             await self.bus.close()
+
+    async def _join(self, drain: Drain, tasks: asyncio.TaskGroup) -> None:
+        """Reach NATS, however long that takes, and be one of the nodes from then on."""
+        await self.bus.connect()
+        for part in (self.exchange, self.queue, self.routing):
+            await part.subscribe()
+        await self.bus.subscribe("hb.*", Heartbeat, self.member.on_heartbeat)
+        await self.bus.subscribe(f"drain.{self.member.name}", DrainOrder, lambda order, _: drain.begin(order.seconds))
+        for work in (self.logs.prepare(), self.member.run(), self.logs.run(self.member.next_epoch)):
+            tasks.create_task(work)
 
     def view(self) -> dict[str, object]:
         return cluster_view(self.member)

@@ -1,0 +1,31 @@
+"""A node that has been started while no NATS server runs."""
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from app.calls.end_reason import EndReason
+from app.cli.service_process import free_port
+from app.twilio import twiml
+from tests.app.cluster.nodes import sid
+from tests.nodes.light import LightNode, Redirects
+from tests.waiting import until
+
+
+@contextlib.asynccontextmanager
+async def node_alone(redirects: Redirects, **settings: object) -> AsyncIterator[LightNode]:
+    node = LightNode(f"nats://127.0.0.1:{free_port()}", 0, redirects, **settings)
+    node.start()
+    try:
+        yield node
+    finally:
+        await node.stop()
+
+
+async def test_who_waits_at_a_node_that_has_never_reached_nats_gets_a_slot() -> None:
+    redirects = Redirects()
+    async with node_alone(redirects, max_calls=1, when_busy="queue") as node:
+        node.node.queue._leads_from_s = 0.0
+        call = node.begin(await node.answer(sid(1)), sid(1))
+        assert isinstance(await node.answer(sid(2)), twiml.Enqueue)
+        call.end(EndReason.CALLER_HUNG_UP)
+        await until(lambda: redirects.calls == [sid(2)])
