@@ -62,7 +62,7 @@ class ClusterRouting:
 
     async def answer(self, form: Form, webhook_token: str = "") -> str:
         if self._member.is_cut_off:
-            settled = self._router.settle(form, webhook_token)
+            settled = self._router.settle(form, webhook_token, form.call_sid in self._member.callers)
             return settled or await self._answer_alone(form, webhook_token)
         is_on = form.fields.get("CallStatus") == IN_PROGRESS
         asked = await self._exchange.ask(form.call_sid, ASK_OF_CALL_WITHIN_S if is_on else ASK_WITHIN_S)
@@ -185,13 +185,20 @@ class ClusterRouting:
 
     async def _answer_alone(self, form: Form, webhook_token: str) -> str:
         """Answer while NATS is away, or as good as away."""
+        known = form.call_sid in self._member.callers or self._router.is_known(form)
+        answer = await self._admit_alone(form, webhook_token)
+        if answer and not known:
+            self._router.on_admitted(form)
+        return answer or self._router.reject(form)
+
+    async def _admit_alone(self, form: Form, webhook_token: str) -> str | None:
         request = self._place_request(form, webhook_token, Asked(form.call_sid, {}), True, Hook.VOICE)
         if answer := await self._resume_here(request) or self._router.put_through(form, webhook_token):
             self.without_nats += 1
             return answer
         best = last_known(self._member.directory, self._given)
         if best is None:
-            return await self._enqueue(form) or self._router.reject(form)
+            return await self._enqueue(form)
         self.without_nats += 1
         self._given[best.heartbeat.boot] = self._given.get(best.heartbeat.boot, 0) + 1
         asks_for = self._router.request(form, webhook_token)

@@ -29,3 +29,10 @@ async def test_who_waits_at_a_node_that_has_never_reached_nats_gets_a_slot() -> 
         assert isinstance(await node.answer(sid(2)), twiml.Enqueue)
         call.end(EndReason.CALLER_HUNG_UP)
         await until(lambda: redirects.calls == [sid(2)])
+
+
+async def test_calls_per_number_are_limited_while_nats_is_away() -> None:
+    async with node_alone(Redirects(), calls_per_number_per_hour=1) as node:
+        assert isinstance(await node.answer(sid(1)), twiml.Connect)
+        assert isinstance(await node.answer(sid(1)), twiml.Connect)
+        assert isinstance(await node.answer(sid(2)), twiml.Reject)
