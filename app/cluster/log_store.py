@@ -244,13 +244,17 @@ class LogStore:
         log.warning("NATS does not say whether there is a log of %s", call_sid)
         return None
 
-    async def purge(self, call_sid: CallSid) -> None:
-        """Delete the log of a call that is over: it decodes to both voices."""
+    async def purge(self, call_sid: CallSid) -> bool:
+        """Delete the log of a call that is over: it decodes to both voices. Return False if NATS does not say so."""
         self.close(call_sid)
         try:
             await self._stream.purge_stream(STREAM, subject=subject_of(call_sid, "*"))
+        except (NotFoundError, NoRespondersError):  # there are none
+            return True
         except (APIError, *NATS_ERRORS) as error:
-            log.warning("the token log of a call stays until it expires: %r", error)
+            log.warning("the token log of a call is not purged: %r", error)
+            return False
+        return True
 
     def _start(self, one: _Log, work: Coroutine[object, object, None]) -> None:
         async def check() -> None:

@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 MOVE_EVERY_S = 0.1
 MOVED_WITHIN_S = 10.0
 """How long a node that drains waits for its calls to leave."""
+PURGE_AGAIN_S = 5.0
+"""After how long a log that was not purged is purged again: servers that have lost a leader elect another."""
 
 
 class ClusterNode:
@@ -151,14 +153,20 @@ class ClusterNode:
             while True:
                 await asyncio.sleep(MOVE_EVERY_S)
                 now = time.monotonic()
-                for call_sid, node in self._failover.due(now) if self.bus.is_connected else ():
+                if not self.bus.is_connected:
+                    continue
+                for call_sid, node in self._failover.due(now):
                     tasks.create_task(self._redirect(call_sid, f"{node} is silent"))
                 for call_sid in [one for one, due_s in self._purges.items() if due_s <= now]:
                     del self._purges[call_sid]
                     if self.member.holds(call_sid) is not None:
-                        tasks.create_task(self.logs.purge(call_sid))
+                        tasks.create_task(self._purge(call_sid))
                     else:
                         self.logs.close(call_sid)
+
+    async def _purge(self, call_sid: CallSid) -> None:
+        if not await self.logs.purge(call_sid) and self._manager.call(call_sid) is None:
+            self._purges[call_sid] = time.monotonic() + PURGE_AGAIN_S
 
     async def _redirect(self, call_sid: CallSid, why: str) -> None:
         if self._redirector is None:

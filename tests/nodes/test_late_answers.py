@@ -1,9 +1,12 @@
 """Nodes that answer late, as busy ones do: a call keeps its memory, and one node has it in the end."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
+from nats.errors import Error
 from nats.js import JetStreamContext
+from nats.js.errors import APIError
 
 from app.calls.active_call import ActiveCall
 from app.calls.conversation import STEP_BYTES
@@ -15,7 +18,7 @@ from app.twilio import twiml
 from app.twilio.events import CallSid
 from tests.app.cluster.nodes import sid
 from tests.nodes.light import LightCluster, LightNode, form, light_nodes
-from tests.nodes.nats_servers import nats_servers, needs_nats
+from tests.nodes.nats_servers import NatsServers, nats_servers, needs_nats
 from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, needs_nats]
@@ -38,6 +41,14 @@ async def one_call(nodes: LightCluster) -> tuple[ActiveCall, LightNode, LightNod
     return call, first, next(node for node in nodes.nodes if node is not first)
 
 
+async def kill_leader(nats: NatsServers, node: LightNode) -> None:
+    """Kill the server that leads the token logs; until the others have elected another there is no leader."""
+    found = await JetStreamContext(node.node.bus.nats).stream_info(STREAM)
+    assert found.cluster
+    assert found.cluster.leader
+    await nats.kill(int(found.cluster.leader.removeprefix("nats-")))
+
+
 async def test_a_call_that_comes_back_is_not_begun_anew_though_no_node_answers_in_time(tmp_path: Path) -> None:
     async with nats_servers(tmp_path) as nats, light_nodes(nats.url) as nodes:
         call, _, other = await one_call(nodes)
@@ -52,10 +63,7 @@ async def test_a_call_goes_on_though_its_node_and_the_server_that_leads_its_log_
     """At once: a stream has no leader until the servers that are left have elected one."""
     async with nats_servers(tmp_path, 3) as nats, light_nodes(nats.url) as nodes:
         _, first, other = await one_call(nodes)
-        found = await JetStreamContext(other.node.bus.nats).stream_info(STREAM)
-        assert found.cluster
-        assert found.cluster.leader
-        await nats.kill(int(found.cluster.leader.removeprefix("nats-")))
+        await kill_leader(nats, other)
         await first.stop()
         nodes.nodes.remove(first)
         answer = await other.node.routing.after_stream(form(sid(1), CallStatus="in-progress"))
@@ -79,3 +87,21 @@ async def test_of_two_nodes_that_keep_a_slot_for_a_call_the_one_to_which_twilio_
         record = late.manager.record(sid(1))
         assert record
         assert record.end is EndReason.REPLACED, "its slot is not kept until no socket has come in time"
+
+
+async def test_the_log_of_a_call_that_ends_while_its_servers_have_no_leader_is_purged_all_the_same(
+    tmp_path: Path,
+) -> None:
+    async with nats_servers(tmp_path, 3) as nats, light_nodes(nats.url) as nodes:
+        call, _, other = await one_call(nodes)
+        await kill_leader(nats, other)
+        call.end(EndReason.HANGUP_KEY)
+
+        stream = JetStreamContext(other.node.bus.nats)
+
+        async def is_purged() -> bool:
+            with contextlib.suppress(APIError, Error, TimeoutError):
+                return (await stream.stream_info(STREAM)).state.messages == 0
+            return False
+
+        await until(is_purged)
