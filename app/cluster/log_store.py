@@ -59,6 +59,8 @@ class _Log:
     cursor: LogCursor
     subject: str
     records: int = 0
+    confirmed: int = 0
+    """How many of the records NATS had when all of them had arrived."""
     replaces: str = ""
     """The subject of the same log in short records, purged once this one is whole."""
     is_lost: bool = False
@@ -171,6 +173,7 @@ class LogStore:
             if one.is_lost:
                 return
             one.cursor.on_confirmed()
+            one.confirmed = one.records
             if one.replaces and one.cursor.confirmed >= one.cursor.resumed:
                 old, one.replaces = one.replaces, ""
                 await self._stream.purge_stream(STREAM, subject=old)
@@ -187,15 +190,17 @@ class LogStore:
         return (info.state.subjects or {}).get(subject, 0)
 
     async def _check(self, one: _Log) -> None:
-        """Publish again what may be lost; all of it if the servers have lost the log."""
+        """Publish again what may be lost; all of it if NATS has lost what it had confirmed."""
         try:
-            await self._stream.get_last_msg(STREAM, one.subject)
-            one.cursor.rewind(is_empty=False)
+            is_lost = await self._count(one.subject) < one.confirmed
         except NotFoundError:
             await self.prepare()
-            one.cursor.rewind(is_empty=True)
+            is_lost = True
         except (APIError, *NATS_ERRORS):
             one.is_lost = True
+            return
+        one.confirmed = 0 if is_lost else one.confirmed
+        one.cursor.rewind(is_lost)
 
     async def has(self, call_sid: CallSid) -> bool:
         """Return whether there is a log of a call; False if NATS does not say."""

@@ -11,7 +11,7 @@ from nats.js.errors import APIError
 from app.calls.active_call import ActiveCall
 from app.calls.conversation import STEP_BYTES
 from app.calls.end_reason import EndReason
-from app.cluster.log_store import STREAM
+from app.cluster.log_store import PUBLISH_EVERY_S, STREAM, subject_of
 from app.cluster.messages import PlaceRequest
 from app.cluster.placement import Asked
 from app.twilio import twiml
@@ -105,3 +105,20 @@ async def test_the_log_of_a_call_that_ends_while_its_servers_have_no_leader_is_p
             return False
 
         await until(is_purged)
+
+
+async def test_a_log_whose_beginning_nats_has_lost_is_whole_again_soon(tmp_path: Path) -> None:
+    """As `forget` deletes it while the call is on."""
+    async with nats_servers(tmp_path) as nats, light_nodes(nats.url) as nodes:
+        call, _, other = await one_call(nodes)
+        conversation = call.session.conversation
+        stream = JetStreamContext(other.node.bus.nats)
+
+        async def is_whole() -> bool:
+            conversation.add_step(bytes(STEP_BYTES))
+            _, read = await other.node.logs.read(sid(1))
+            return read is not None and read.skipped == 0 and read.steps >= 3 * STEPS
+
+        await until(is_whole, look_again_s=PUBLISH_EVERY_S)
+        await stream.purge_stream(STREAM, subject=subject_of(sid(1), "*"))
+        await until(is_whole, look_again_s=PUBLISH_EVERY_S)
