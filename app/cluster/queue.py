@@ -10,6 +10,7 @@ from app.cluster.bus import Bus
 from app.cluster.exchange import Exchange
 from app.cluster.member import Member
 from app.cluster.messages import Left, PlaceRequest, Wait
+from app.cluster.placement import Asked
 from app.cluster.waiting import leads
 from app.logging import CallLogger
 from app.twilio import twiml
@@ -76,18 +77,20 @@ class ClusterQueue:
         for wait in self._callers.in_order(time.monotonic()):
             if wait.call not in self._callers:  # has left meanwhile
                 continue
+            asked = None if self._member.is_cut_off else await self._exchange.ask(wait.call)
+            if asked and not asked.candidates():  # a slot that comes free now is for the first
+                break
             is_on = wait.form.get("CallStatus") == IN_PROGRESS
-            if await self._place(PlaceRequest.of(wait.as_form(), resumes=is_on)):
+            if await self._place(asked, PlaceRequest.of(wait.as_form(), resumes=is_on)):
                 await self._remove(Left(call=wait.call, placed=True, redirected=await self._redirect(wait.call)))
                 return True
             if not is_on:
                 break
         return False
 
-    async def _place(self, request: PlaceRequest) -> str | None:
-        if self._member.is_cut_off:
-            return await self._exchange.answer_here(request)
-        return await self._exchange.place(await self._exchange.ask(request.call), request)
+    async def _place(self, asked: Asked | None, request: PlaceRequest) -> str | None:
+        """Return the answer of a node, of this one if it has not `asked` others."""
+        return await (self._exchange.place(asked, request) if asked else self._exchange.answer_here(request))
 
     async def _redirect(self, call_sid: CallSid) -> bool:
         if self._redirector is None:

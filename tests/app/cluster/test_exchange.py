@@ -13,7 +13,7 @@ from app.cluster.exchange import Exchange
 from app.cluster.fallback import FallbackTokens
 from app.cluster.log_store import LogStore
 from app.cluster.member import Member
-from app.cluster.messages import Heartbeat, Hook, PlaceRequest
+from app.cluster.messages import Heartbeat, Hook, Offer, PlaceRequest
 from app.cluster.placement import Asked
 from app.cluster.queue import ClusterQueue
 from app.cluster.routing import ClusterRouting
@@ -51,7 +51,7 @@ class OneNode(Exchange):
     """Asks nobody else for a slot."""
 
     async def ask(self, call_sid: CallSid, within_s: float = 0.0) -> Asked:
-        return Asked(call_sid, {})
+        return Asked(call_sid, {}, offers={"a": Offer(node="a", free=self._manager.free_slots)})
 
     async def place(self, asked: Asked, request: PlaceRequest) -> str | None:
         return await self.answer_here(request)

@@ -3,10 +3,14 @@
 import asyncio
 import time
 
+from app.calls.end_reason import EndReason
 from app.calls.queue import ASKS_WITHIN_S
 from app.cluster.messages import Wait
-from tests.app.calls.front import ANN, form
-from tests.app.cluster.test_exchange import Logs, Node
+from app.cluster.placement import Asked
+from app.twilio.events import CallSid
+from tests.app.calls.front import ANN, BOB, form
+from tests.app.cluster.nodes import sid
+from tests.app.cluster.test_exchange import Logs, Node, waits
 from tests.processes.pipeline import PATIENCE_S
 from tests.waiting import until
 
@@ -29,3 +33,23 @@ async def test_while_nats_is_away_who_waits_gets_a_slot_without_a_look_for_a_tok
     async with asyncio.timeout(PATIENCE_S):
         assert await node.queue.serve_one()
     assert logs.reads == []
+
+
+async def test_a_slot_that_comes_free_while_callers_are_tried_is_for_the_first_of_them() -> None:
+    """A node that leads after a restart knows their wait pages alone: each call is in progress, as one that was on."""
+    logs = Logs(set(), "new")
+    logs.are_read = True
+    node = Node(logs)
+    on, *_ = [node.front.talk(sid(number)) for number in range(node.front.manager.slots)]
+    ask = node.exchange.ask
+
+    async def ask_late(call_sid: CallSid, within_s: float = 0.0) -> Asked:
+        if call_sid == BOB:
+            on.end(EndReason.CALLER_HUNG_UP)
+        return await ask(call_sid)
+
+    node.exchange.ask = ask_late  # type: ignore[method-assign]
+    for since_s, caller in enumerate((ANN, BOB), 1):
+        await node.queue.enter(form(caller, CallStatus="in-progress"), since_s)
+    assert not await node.queue.serve_one()
+    assert waits(node, ANN, BOB) == [ANN, BOB]
