@@ -124,6 +124,8 @@ class ClusterRouting:
     async def wait(self, form: Form) -> str:
         if page := self._queue.page(form.call_sid):
             return page
+        if not self._accepts_calls:
+            return twiml.hangup()
         await self._queue.enter(form, _since(form.query))
         return twiml.pause(PAUSE_S)
 
@@ -177,11 +179,18 @@ class ClusterRouting:
 
     async def _enqueue(self, form: Form) -> str | None:
         callers = self._member.callers
-        if not self._router.queues(form) or (len(callers) >= self._longest and form.call_sid not in callers):
+        is_full = len(callers) >= self._longest and form.call_sid not in callers
+        if is_full or not self._router.queues(form) or not self._accepts_calls:
             return None
         since_s = round(time.time(), 6)  # as the wait page's URL says it: of two equal ones the first stays
         await self._queue.enter(form, since_s)
         return self._router.enqueue(form, len(callers), f"?since={since_s:.6f}")
+
+    @property
+    def _accepts_calls(self) -> bool:
+        """Whether any node does, so that slots come free for those who wait."""
+        live = self._member.directory.live(time.monotonic())
+        return not (self._manager.draining and all(seen.heartbeat.draining for seen in live))
 
     async def _answer_alone(self, form: Form, webhook_token: str) -> str:
         """Answer while NATS is away, or as good as away."""

@@ -7,7 +7,7 @@ from app.calls.end_reason import EndReason
 from app.cli.service_process import free_port
 from app.twilio import twiml
 from tests.app.cluster.nodes import sid
-from tests.nodes.light import LightNode, Redirects
+from tests.nodes.light import LightNode, Redirects, form
 from tests.waiting import until
 
 
@@ -36,3 +36,12 @@ async def test_calls_per_number_are_limited_while_nats_is_away() -> None:
         assert isinstance(await node.answer(sid(1)), twiml.Connect)
         assert isinstance(await node.answer(sid(1)), twiml.Connect)
         assert isinstance(await node.answer(sid(2)), twiml.Reject)
+
+
+async def test_nobody_is_told_to_wait_while_all_nodes_drain() -> None:
+    async with node_alone(Redirects(), max_calls=1, when_busy="queue") as node:
+        node.begin(await node.answer(sid(1)), sid(1))
+        assert isinstance(await node.answer(sid(2)), twiml.Enqueue)
+        node.manager.stop_accepting()
+        assert isinstance(await node.answer(sid(3)), twiml.Reject)
+        assert await node.node.routing.wait(form(sid(2))) == twiml.hangup()
