@@ -53,3 +53,23 @@ async def test_a_slot_that_comes_free_while_callers_are_tried_is_for_the_first_o
         await node.queue.enter(form(caller, CallStatus="in-progress"), since_s)
     assert not await node.queue.serve_one()
     assert waits(node, ANN, BOB) == [ANN, BOB]
+
+
+async def test_a_redirect_that_takes_long_delays_no_other() -> None:
+    node, answered = Node(Logs(set(), "new")), asyncio.Event()
+    redirect = node.front.redirector.redirect
+
+    async def redirect_slowly(call_sid: str, url: str) -> None:
+        if call_sid == ANN:
+            await answered.wait()
+        await redirect(call_sid, url)
+
+    node.front.redirector.redirect = redirect_slowly  # type: ignore[method-assign]
+    node.queue._leads_from_s = 0.0
+    for since_s, caller in enumerate((ANN, BOB), 1):
+        await node.queue.enter(form(caller, CallStatus="ringing"), since_s)
+    running = asyncio.create_task(node.queue.run())
+    await until(lambda: [call for call, _ in node.front.redirector.redirected] == [BOB])
+    answered.set()
+    await until(lambda: [call for call, _ in node.front.redirector.redirected] == [BOB, ANN])
+    running.cancel()
