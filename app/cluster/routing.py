@@ -62,7 +62,7 @@ class ClusterRouting:
 
     async def answer(self, form: Form, webhook_token: str = "") -> str:
         if self._member.is_cut_off:
-            settled = self._router.settle(form, webhook_token, form.call_sid in self._member.callers)
+            settled = self._router.settle(form, webhook_token, self._is_known(form))
             return settled or await self._answer_alone(form, webhook_token)
         is_on = form.fields.get("CallStatus") == IN_PROGRESS
         asked = await self._exchange.ask(form.call_sid, ASK_OF_CALL_WITHIN_S if is_on else ASK_WITHIN_S)
@@ -166,6 +166,12 @@ class ClusterRouting:
     def on_connected(self) -> None:
         self._given.clear()
 
+    def _is_known(self, form: Form) -> bool:
+        """Return whether a call was admitted before, as far as this node knows alone."""
+        member = self._member
+        elsewhere = form.call_sid in member.callers or member.directory.owner(form.call_sid) is not None
+        return elsewhere or self._router.is_known(form)
+
     async def _may_resume(self, form: Form, asked: Asked) -> bool:
         """Return whether a call was on at a node that does not offer to go on with it: it may have left a token log."""
         if self._member.directory.owner(form.call_sid) or any(one.holds for one in asked.offers.values()):
@@ -194,7 +200,7 @@ class ClusterRouting:
 
     async def _answer_alone(self, form: Form, webhook_token: str) -> str:
         """Answer while NATS is away, or as good as away."""
-        known = form.call_sid in self._member.callers or self._router.is_known(form)
+        known = self._is_known(form)
         answer = await self._admit_alone(form, webhook_token)
         if answer and not known:
             self._router.on_admitted(form)

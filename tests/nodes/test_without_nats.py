@@ -1,12 +1,13 @@
 """A node that has been started while no NATS server runs."""
 
 import contextlib
+import time
 from collections.abc import AsyncIterator
 
 from app.calls.end_reason import EndReason
 from app.cli.service_process import free_port
 from app.twilio import twiml
-from tests.app.cluster.nodes import sid
+from tests.app.cluster.nodes import heartbeat, sid
 from tests.nodes.light import LightNode, Redirects, form
 from tests.waiting import until
 
@@ -45,3 +46,11 @@ async def test_nobody_is_told_to_wait_while_all_nodes_drain() -> None:
         node.manager.stop_accepting()
         assert isinstance(await node.answer(sid(3)), twiml.Reject)
         assert await node.node.routing.wait(form(sid(2))) == twiml.hangup()
+
+
+async def test_a_call_of_another_node_that_comes_here_is_not_screened_again() -> None:
+    async with node_alone(Redirects(), calls_per_number_per_hour=1) as node:
+        node.node.member.directory.on_heartbeat(heartbeat("b", calls={sid(1): 1}), time.monotonic())
+        await node.answer(sid(2))
+        assert isinstance(await node.answer(sid(1), CallStatus="in-progress"), twiml.Connect)
+        assert isinstance(await node.answer(sid(3)), twiml.Reject)
