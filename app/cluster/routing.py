@@ -145,9 +145,13 @@ class ClusterRouting:
 
         Several nodes may have reserved a slot for the call, as answers came late: it is on where Twilio came.
         """
-        if call := self._manager.claim(token):
+        call = self._manager.claim(token) or self._redeem(token)
+        if call:
             self._own(call)
-            return call
+        return call
+
+    def _redeem(self, token: str) -> ActiveCall | None:
+        """Return the call that has such a token of another node, None without one or without a slot."""
         admitted = self._tokens.redeem(self._member.name, token, time.time())
         if admitted is None or self._manager.call(admitted[0]):
             return None

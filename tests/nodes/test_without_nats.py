@@ -4,10 +4,13 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 
+from app.calls.admission import VoiceRequest
 from app.calls.end_reason import EndReason
 from app.cli.service_process import free_port
+from app.cluster.fallback import FallbackTokens
+from app.cluster.seal import Seal
 from app.twilio import twiml
-from tests.app.cluster.nodes import heartbeat, sid
+from tests.app.cluster.nodes import ACCOUNT, TOKEN, heartbeat, sid
 from tests.nodes.light import LightNode, Redirects, form
 from tests.waiting import until
 
@@ -54,3 +57,12 @@ async def test_a_call_of_another_node_that_comes_here_is_not_screened_again() ->
         await node.answer(sid(2))
         assert isinstance(await node.answer(sid(1), CallStatus="in-progress"), twiml.Connect)
         assert isinstance(await node.answer(sid(3)), twiml.Reject)
+
+
+async def test_a_call_that_came_by_the_token_of_another_node_is_this_node_s_once_nats_is_back() -> None:
+    async with node_alone(Redirects()) as node:
+        member = node.node.member
+        member.directory.on_heartbeat(heartbeat("b", calls={sid(1): 5}), time.monotonic())
+        token = FallbackTokens(Seal([TOKEN]), ACCOUNT).make(node.name, sid(1), VoiceRequest(), time.time())
+        assert node.node.routing.claim(token)
+        assert member.directory.lost_calls(member.calls) == []

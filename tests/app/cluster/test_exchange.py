@@ -9,6 +9,7 @@ from app.calls.admission import VoiceRequest
 from app.calls.conversation import Conversation, ConversationHeader
 from app.calls.personas import Chosen
 from app.cluster.bus import Bus
+from app.cluster.directory import Directory
 from app.cluster.exchange import Exchange
 from app.cluster.fallback import FallbackTokens
 from app.cluster.log_store import LogStore
@@ -127,7 +128,9 @@ async def test_a_call_with_a_token_of_another_node_is_answered_by_the_persona_it
         return Chosen()
 
     front, tokens = Front(choose=choose), FallbackTokens(Seal(["the-token"]), "AC1")
-    node: Any = SimpleNamespace(name="b", announce=lambda: None)
+    node: Any = SimpleNamespace(
+        name="b", announce=lambda: None, directory=Directory("b", "b-1"), epoch=lambda call_sid: 1
+    )
     nothing: Any = None
     parts = (tokens, front.call_router, front.manager, 0)
     routing = ClusterRouting(nothing, node, nothing, nothing, nothing, *parts)
