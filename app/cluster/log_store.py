@@ -74,10 +74,13 @@ class LogStore:
 
     def __init__(self, bus: Bus, max_call_s: float) -> None:
         self._bus, self._max_age_s = bus, max_call_s + SPARE_S
-        self._stream = JetStreamContext(bus.nats, timeout=ANSWER_WITHIN_S)
         self._logs: dict[CallSid, _Log] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.published = 0
+
+    @property
+    def _stream(self) -> JetStreamContext:
+        return JetStreamContext(self._bus.nats, timeout=ANSWER_WITHIN_S)
 
     async def prepare(self) -> None:
         """Make the stream, with three replicas where there are three servers, once these are ready."""
