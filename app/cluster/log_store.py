@@ -59,8 +59,8 @@ class _Log:
     cursor: LogCursor
     subject: str
     records: int = 0
-    confirmed: int = 0
-    """How many of the records NATS had when all of them had arrived."""
+    confirmed: int = 1
+    """How many records NATS must have, if it has lost none of those that had arrived."""
     replaces: str = ""
     """The subject of the same log in short records, purged once this one is whole."""
     is_lost: bool = False
@@ -197,12 +197,14 @@ class LogStore:
         try:
             is_lost = await self._count(one.subject) < one.confirmed
         except NotFoundError:
-            await self.prepare()
             is_lost = True
         except (APIError, *NATS_ERRORS):
             one.is_lost = True
             return
-        one.confirmed = 0 if is_lost else one.confirmed
+        if is_lost:
+            await self.prepare()
+            one.confirmed = 1
+        one.records = 0  # the next one is acknowledged
         one.cursor.rewind(is_lost)
 
     async def has(self, call_sid: CallSid) -> bool:
