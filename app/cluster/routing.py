@@ -115,10 +115,9 @@ class ClusterRouting:
 
     async def handle_status(self, form: Form) -> None:
         self._router.handle_status(form)
-        status = parse_status(form.fields)
-        if isinstance(status, CallStatusCallback) and status.over:
+        if _is_over(form):
             await self._queue.leave(form.call_sid)
-            await self._logs.purge(form.call_sid)
+        await self._purge_if_over(form)
         await self._publish(form)
 
     async def wait(self, form: Form) -> str:
@@ -235,7 +234,11 @@ class ClusterRouting:
         """Send the other nodes what Twilio says of a call."""
         await self._bus.publish("status", Status.of(form, node=self._member.name))
 
-    def _on_status(self, status: Status, _: str) -> None:
+    async def _purge_if_over(self, form: Form) -> None:
+        if _is_over(form):
+            await self._logs.purge(form.call_sid)
+
+    async def _on_status(self, status: Status, _: str) -> None:
         if status.node == self._member.name:
             return
         form = status.as_form()
@@ -247,6 +250,12 @@ class ClusterRouting:
             self._router.on_dialled(form)
         else:
             self._router.handle_status(form)
+            await self._purge_if_over(form)  # what was published here since the other node has purged
+
+
+def _is_over(form: Form) -> bool:
+    status = parse_status(form.fields)
+    return isinstance(status, CallStatusCallback) and status.over
 
 
 def _since(query: str) -> float:

@@ -122,3 +122,18 @@ async def test_a_log_whose_beginning_nats_has_lost_is_whole_again_soon(tmp_path:
         await until(is_whole, look_again_s=PUBLISH_EVERY_S)
         await stream.purge_stream(STREAM, subject=subject_of(sid(1), "*"))
         await until(is_whole, look_again_s=PUBLISH_EVERY_S)
+
+
+async def test_the_log_of_a_call_that_another_node_has_purged_is_not_published_on(tmp_path: Path) -> None:
+    """Twilio tells any node that it is over; its own one publishes the last steps a moment later."""
+    async with nats_servers(tmp_path) as nats, light_nodes(nats.url) as nodes:
+        call, first, other = await one_call(nodes)
+        call.end(EndReason.CALLER_HUNG_UP)
+        await other.node.routing.handle_status(form(sid(1), CallStatus="completed"))
+        await until(lambda: call.session.record.over)
+        call.session.conversation.add_step(bytes(STEP_BYTES))
+        answer = await first.node.exchange.answer_here(PlaceRequest(call=sid(2), form=form(sid(2)).fields))
+        second = first.begin(twiml.parse(answer or "")[0], sid(2))
+        second.session.conversation.add_step(bytes(STEP_BYTES))
+        await nodes.until_logged(sid(2), 1)
+        assert not await other.node.logs.has(sid(1))
