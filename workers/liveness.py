@@ -4,7 +4,7 @@ A worker is single-threaded: during a unit of work it answers no ping, so its si
 are in the pipeline the sign of progress is that something comes out: every message that the app sends comes back, an
 `Open` with a greeting as the greeting's last frame, and of several frames of one call the newest. While nothing is in
 the pipeline no unit of work runs, so each worker must answer pings. Work that takes longer than a few steps (loading,
-warm-up, prefill) reports `Progress` by chunk, which counts as progress whichever stage sends it.
+warm-up, prefill, replay) reports `Progress` by chunk, which counts as progress whichever stage sends it.
 
 Whatever stopped the supervisor itself, a laptop that slept or an event loop that was blocked, stopped it from reading
 answers too: when `hang` is called late, all counts start anew.

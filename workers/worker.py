@@ -105,20 +105,24 @@ def _transcriber(config: TranscriberConfig, control: Link) -> Built:
     return stage, Ready(note), device_bytes, lambda _: stage.batch
 
 
-def _codec(config: WorkerConfig, _: Link) -> Built:
+def _codec(config: WorkerConfig, control: Link) -> Built:
     from workers.codec.choose import codec_name, open_codec
     from workers.codec.codec import silence_codes
     from workers.codec.stages import SILENT_FRAMES, DecoderStage, EncoderStage
 
+    def progress(what: str, done: int, total: int) -> None:
+        control.send(Progress(what, done, total))
+
     if config.stage is Stage.DECODE:
-        return DecoderStage(open_codec(config), config.greeting_frames), Ready(codec_name(config)), lambda: 0, frames_in
+        decoder = DecoderStage(open_codec(config), config.greeting_frames, progress=progress)
+        return decoder, Ready(codec_name(config)), lambda: 0, frames_in
     spare = Slot(config.slots)
     encoder = open_codec(replace(config, slots=config.slots + 1))
     silence = config.silence
     if silence is None:
         silence = silence_codes(encoder, Slot(0), max(config.greeting_frames, SILENT_FRAMES))
     ready = Ready(codec_name(config), silence=None if config.codec == "loopback" else silence)
-    return EncoderStage(encoder, silence, spare), ready, lambda: 0, frames_in
+    return EncoderStage(encoder, silence, spare, progress=progress), ready, lambda: 0, frames_in
 
 
 def _locate_speech(config: WorkerConfig, progress: ReportProgress) -> Files:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
 
+from workers.checkpoints.files import ReportProgress
 from workers.codec.codec import Codec, CodecError, Row
 from workers.messages import Slot
 
@@ -57,10 +58,13 @@ class Replay:
 
 
 class ReplayBatch:
-    """The calls whose past is replayed; their slots of the `codec` are open."""
+    """The calls whose past is replayed; their slots of the `codec` are open.
 
-    def __init__(self, codec: Codec, clock: Callable[[], float]) -> None:
-        self._codec, self._clock = codec, clock
+    Nothing comes out of the pipeline meanwhile, for as long as a worker may hang: each batch is reported as progress.
+    """
+
+    def __init__(self, codec: Codec, clock: Callable[[], float], progress: ReportProgress) -> None:
+        self._codec, self._clock, self._progress = codec, clock, progress
         self._replays: dict[Slot, Replay] = {}
         self._took_s: deque[float] = deque(maxlen=TIMED)
 
@@ -93,6 +97,8 @@ class ReplayBatch:
             one.add(results[slot])
             if len(self._took_s) == TIMED and (took_s := median(self._took_s)):
                 one.leave_out(int(max(0.0, one.until_s - now) / took_s))
+        longest = max(self._replays.values(), key=lambda one: len(one.frames))
+        self._progress("replaying calls", longest.done, len(longest.frames))
         over = [one for one in self._replays.values() if one.over]
         for one in over:
             del self._replays[one.slot]

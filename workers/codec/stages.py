@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from workers.checkpoints.files import ReportProgress, report_nothing
 from workers.codec.codec import Codec, CodecError, Row
 from workers.codec.replay import Replay, ReplayBatch
 from workers.codec.voice_encoder import VoiceEncoder
@@ -59,12 +60,12 @@ class CodecStage:
     stage: Stage
     result: type[Audio]
 
-    def __init__(self, codec: Codec, backlog: int | None, clock: Callable[[], float]) -> None:
+    def __init__(self, codec: Codec, backlog: int | None, clock: Callable[[], float], progress: ReportProgress) -> None:
         self._codec, self._backlog, self._clock = codec, backlog, clock
         self._scheduler = BatchScheduler(PATIENCE_S, clock)
         self._epochs: dict[Slot, Epoch] = {}
         self._waiting: dict[Slot, deque[Audio]] = {}
-        self._replays = ReplayBatch(codec, clock)
+        self._replays = ReplayBatch(codec, clock, progress)
 
     def due_s(self) -> float | None:
         due_s = self._scheduler.due_s(
@@ -144,12 +145,19 @@ class EncoderStage(CodecStage):
 
     stage, result = Stage.ENCODE, Codes
 
-    def __init__(self, encoder: Codec, silence: Row, spare: Slot, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        encoder: Codec,
+        silence: Row,
+        spare: Slot,
+        clock: Callable[[], float] = time.monotonic,
+        progress: ReportProgress = report_nothing,
+    ) -> None:
         """`silence` are the codes of as many frames of silence as a greeting may have, one at least: (frames, 8).
 
         The slot `spare`, which is no call's, is for the voices of prompts.
         """
-        super().__init__(encoder, None, clock)
+        super().__init__(encoder, None, clock, progress)
         self._silence, self._transcribes = _for_moshi(silence), _is_speech(silence)
         self._voices, self._voice_due = VoiceEncoder(encoder, spare), False
         self._gap_seq: dict[Slot, int] = {}
@@ -227,8 +235,14 @@ class DecoderStage(CodecStage):
 
     stage, result = Stage.DECODE, Frame
 
-    def __init__(self, decoder: Codec, greeting_frames: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(decoder, DECODE_BACKLOG + greeting_frames, clock)
+    def __init__(
+        self,
+        decoder: Codec,
+        greeting_frames: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+        progress: ReportProgress = report_nothing,
+    ) -> None:
+        super().__init__(decoder, DECODE_BACKLOG + greeting_frames, clock, progress)
         self._said: list[tuple[int, Said]] = []
         """What waits until the frame of this `seq` has been decoded."""
         self._resumed: dict[Slot, Resumed] = {}

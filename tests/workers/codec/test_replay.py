@@ -16,6 +16,7 @@ from tests.workers.codec.test_stages import (
     A,
     B,
     Both,
+    FakeCodec,
     both,
     closed,
     coded,
@@ -173,6 +174,21 @@ def test_the_past_begins_so_late_that_it_is_replayed_in_time(both: Both, calls: 
     assert 0.9 * REPLAY_S < codec.now - began_s < 1.3 * REPLAY_S
     for slot in calls:
         assert 85 <= codec.counts[slot] <= 110
+
+
+@pytest.mark.parametrize("kind", STAGES)
+def test_each_batch_of_a_replay_is_reported_for_it_takes_as_long_as_a_worker_may_hang(kind: Stage) -> None:
+    told, codec, is_encoder = list[tuple[int, int]](), FakeCodec(), kind is Stage.ENCODE
+
+    def report(what: str, done: int, total: int) -> None:
+        told.append((done, total))
+
+    stage: CodecStage = DecoderStage(codec, 0, codec.clock, report)
+    if is_encoder:
+        stage = EncoderStage(codec, SILENCE, SPARE, codec.clock, report)
+    receive(stage, past(spoken if is_encoder else coded, A, 3))
+    work(stage)
+    assert told == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_one_slow_batch_leaves_out_nothing(both: Both) -> None:
