@@ -33,7 +33,8 @@ from workers.messages import (
 
 CHECK_EVERY_S = 0.25
 """How often `hang` is to be called."""
-PING_EVERY_S = 1.0
+PING_EVERY_S = 0.5
+"""More than once in `busy_s`: a stage that stops has then answered fewer pings than the others."""
 ANSWERING_SHARE = 0.6
 """The share of its limit after which a stage no longer counts as answering."""
 _END = 1 << 62

@@ -80,7 +80,7 @@ async def moving(folder: Path) -> str:
     """Kill a node of three."""
     async with cluster(folder, MAX_CALLS="20") as nodes:
         nodes.start_calls(TALKING)
-        await nodes.until_logged(TALKING, 1)
+        await nodes.until_logged(dict.fromkeys(TALKING, 1))
         await asyncio.sleep(SECONDS)
         victim, on = await nodes.busiest()
         victim.signal(signal.SIGKILL)

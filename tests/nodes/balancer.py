@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, web
 
-from app.cli.service_process import HOST, free_port
+from app.cli.service_process import HOST
 
 GIVES_UP_S = 1.0
 """How long one node may take to accept a connection before the next is asked; Twilio waits 15 s for the answer."""
@@ -19,7 +19,7 @@ class Balancer:
     """Round robin over `nodes`, base URLs; `answered` has the path, the seconds and the CallSid of each webhook."""
 
     nodes: list[str] = field(default_factory=list)
-    port: int = field(default_factory=free_port)
+    port: int = 0
     answered: list[tuple[str, float, str, float]] = field(default_factory=list)
     _turn: Iterator[int] = field(default_factory=itertools.count)
 
@@ -51,7 +51,8 @@ class Balancer:
         application.router.add_route("*", "/{path:.*}", self.handle)
         runner = web.AppRunner(application, access_log=None)
         await runner.setup()
-        await web.TCPSite(runner, HOST, self.port).start()
+        await web.TCPSite(runner, HOST, 0).start()
+        self.port = runner.addresses[0][1]
         try:
             async with ClientSession(
                 timeout=ClientTimeout(total=12.0, sock_read=12.0, sock_connect=GIVES_UP_S)

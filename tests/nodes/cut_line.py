@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from app.cli.service_process import HOST, free_port
+from app.cli.service_process import HOST
 
 
 @dataclass
@@ -13,7 +13,7 @@ class CutLine:
     """Passes bytes on to `target` port until it is `cut`; then nothing gets through, and no one is told."""
 
     target: int
-    port: int = field(default_factory=free_port)
+    port: int = 0
     is_cut: bool = False
     _writers: list[asyncio.StreamWriter] = field(default_factory=list)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -41,7 +41,8 @@ class CutLine:
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator["CutLine"]:
-        server = await asyncio.start_server(self._serve, HOST, self.port)
+        server = await asyncio.start_server(self._serve, HOST, 0)
+        self.port = server.sockets[0].getsockname()[1]
         try:
             yield self
         finally:

@@ -59,7 +59,10 @@ class NatsServers:
 
 @contextlib.asynccontextmanager
 async def nats_servers(folder: Path, count: int = 1) -> AsyncIterator[NatsServers]:
-    servers = NatsServers(folder, [free_port() for _ in range(count)], [free_port() for _ in range(count)])
+    ports: set[int] = set()
+    while len(ports) < 2 * count:  # what was free once may be named again
+        ports.add(free_port())
+    servers = NatsServers(folder, [*ports][:count], [*ports][count:])
     try:
         await asyncio.gather(*(servers.start(number) for number in range(count)))
         yield servers

@@ -47,15 +47,15 @@ async def test_calls_of_the_full_pipeline_go_on_at_the_other_node_with_all_that_
     async with cluster(tmp_path, nodes=2, CACHE_DIR=str(cache), **MODEL) as nodes:  # type: ignore[arg-type]
         for number in CALLS:  # one after another, so that they spread
             nodes.start_calls([number], audio=said)
-            await nodes.until_logged([number], 1, WITHIN_S)
-        await nodes.until_logged(CALLS, BEFORE, WITHIN_S)
+            await nodes.until_logged({number: 1}, WITHIN_S)
+        await nodes.until_logged(dict.fromkeys(CALLS, BEFORE), WITHIN_S)
         victim, on = await nodes.busiest()
         assert len(on) >= 2, "on a quiet machine two"
         victim.signal(signal.SIGKILL)
         await nodes.remove(victim)
         await nodes.until_moved(on, victim)
-        before = await nodes.most_steps(CALLS)
-        logs = await nodes.until_logged(CALLS, before + AFTER, WITHIN_S)
+        steps = await nodes.last_steps(*CALLS)
+        logs = await nodes.until_logged({number: steps[number] + AFTER for number in CALLS}, WITHIN_S)
         await check_none_lost(nodes, 4)
     for conversation in logs.values():
         log = np.frombuffer(bytes(conversation.log), "<i2").reshape(-1, STEP_BYTES // 2)

@@ -68,7 +68,7 @@ async def test_any_node_shows_dials_for_and_drains_all(tmp_path: Path) -> None:
         nodes.rest.callees[THEIRS] = Callee(duration_s=600.0)
         full, free = nodes.nodes.values()
         nodes.start_calls([1])
-        await nodes.until_logged([1], 1)
+        await nodes.until_logged({1: 1})
         if not await nodes.on_at(full):
             full, free = free, full
         examined = await asyncio.to_thread(findings, nodes, free)

@@ -16,6 +16,7 @@ from tests.app.cluster.nodes import TOKEN, heartbeat, sid
 from tests.app.cluster.test_messages import mutated
 from tests.nodes.light import form, light_nodes
 from tests.nodes.nats_servers import nats_servers, needs_nats
+from tests.processes.pipeline import PATIENCE_S
 from tests.scale import scaled
 from tests.waiting import until
 
@@ -24,6 +25,17 @@ pytestmark = [pytest.mark.slow, needs_nats]
 ROUNDS = scaled(20, 3)
 ATTEMPTS = scaled(1_000, 100)
 HOSTILE = 20_000
+LIMITS = (
+    *("routing.ASK_WITHIN_S", "routing.ASK_OF_CALL_WITHIN_S", "exchange.ASK_OF_CALL_WITHIN_S"),
+    *("exchange.PLACE_WITHIN_S", "exchange.READ_WITHIN_S", "directory.SILENT_S", "directory.ISOLATED_S"),
+)
+
+
+@pytest.fixture(autouse=True)
+def _nodes_that_stand_still_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them are in this process."""
+    for limit in LIMITS:
+        monkeypatch.setattr(f"app.cluster.{limit}", PATIENCE_S)
 
 
 async def test_of_30_callers_24_get_a_slot_and_the_others_are_in_line_in_the_order_in_which_they_came(

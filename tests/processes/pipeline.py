@@ -28,12 +28,14 @@ PATIENCE_S = 30.0
 """A guard against a test that would wait for ever; nothing is measured by it."""
 START_S = 300.0
 """The same for a start, which may make a synthetic checkpoint."""
+CALM = Limits(busy_s=PATIENCE_S, idle_s=PATIENCE_S, beside_s=PATIENCE_S)
+"""A worker that gets no processor for a while does not hang."""
 
 
 class SupervisedPipeline:
     """A supervisor with everything it reports."""
 
-    def __init__(self, config: WorkerConfig = LOOPBACK, limits: Limits | None = None) -> None:
+    def __init__(self, config: WorkerConfig = LOOPBACK, limits: Limits = CALM) -> None:
         self.arrived: asyncio.Queue[PipelineMessage] = asyncio.Queue()
         self.lost: asyncio.Queue[str] = asyncio.Queue()
         self.prompts: asyncio.Queue[PromptMessage] = asyncio.Queue()
@@ -49,6 +51,10 @@ class SupervisedPipeline:
     async def next_prompt(self) -> PromptMessage:
         async with asyncio.timeout(PATIENCE_S):
             return await self.prompts.get()
+
+    async def next_heard(self) -> TranscriptMessage:
+        async with asyncio.timeout(PATIENCE_S):
+            return await self.heard.get()
 
     async def next_lost(self) -> str:
         async with asyncio.timeout(PATIENCE_S):
@@ -135,7 +141,7 @@ async def supervising(supervisor: Supervisor, ready: bool = True) -> AsyncIterat
 
 @contextlib.asynccontextmanager
 async def running(
-    config: WorkerConfig = LOOPBACK, limits: Limits | None = None, ready: bool = True
+    config: WorkerConfig = LOOPBACK, limits: Limits = CALM, ready: bool = True
 ) -> AsyncIterator[SupervisedPipeline]:
     """Run a pipeline until the block ends, as `supervising` does."""
     pipeline = SupervisedPipeline(config, limits)

@@ -8,6 +8,7 @@ from pathlib import Path
 from app.config import CodecKind, read_settings
 from app.server.assembly import worker_config
 from tests.processes.pipeline import SupervisedPipeline, running
+from tests.waiting import until
 from workers.messages import (
     CallPersona,
     Close,
@@ -28,17 +29,15 @@ IN_STEP = 30
 
 async def caught_up(supervisor: Supervisor, frames: int) -> None:
     """Wait for the transcriber, if there is one, to have stepped so many frames: virtual time runs ahead of it."""
-    while beside := supervisor.transcription:
-        if beside.vitals and beside.vitals.rows.total >= frames:
-            return
-        await asyncio.sleep(0.02)
+    if beside := supervisor.transcription:
+        await until(lambda: beside.vitals and beside.vitals.rows.total >= frames)
 
 
 class RealWorkers:
     """The real workers, one frame at a time, for a caller in another thread."""
 
     def __init__(self, pipeline: SupervisedPipeline) -> None:
-        self._supervisor, self._arrived, self._heard = pipeline.supervisor, pipeline.arrived, pipeline.heard
+        self._pipeline, self._supervisor = pipeline, pipeline.supervisor
         self._loop = asyncio.get_running_loop()
         self._epoch = Epoch(0)
         self._frames = 0
@@ -55,9 +54,9 @@ class RealWorkers:
     async def transcript(self) -> list[TranscriptMessage]:
         """Close the call; return what the caller said."""
         self.close()
-        messages = [await self._heard.get()]
+        messages = [await self._pipeline.next_heard()]
         while not isinstance(messages[-1], TranscriptEnd):
-            messages.append(await self._heard.get())
+            messages.append(await self._pipeline.next_heard())
         return messages
 
     def __call__(self, frame: Frame) -> Frame:
@@ -72,7 +71,7 @@ class RealWorkers:
 
     async def _next_frame(self) -> Frame:
         while True:
-            message = await self._arrived.get()
+            message = await self._pipeline.next_message()
             assert not isinstance(message, Failed), message
             if isinstance(message, Frame) and message.epoch == self._epoch:
                 return message

@@ -23,7 +23,7 @@ from app.telemetry.call_log.database import Database
 from app.telemetry.call_log.from_record import make_entry
 from app.twilio.events import CallSid, Connected, Media, Started, Stopped, StreamSid
 from tests.app.telemetry.call_log.records import SERVICE, ZERO, address_of
-from tests.processes.pipeline import PATIENCE_S, supervising
+from tests.processes.pipeline import CALM, PATIENCE_S, supervising
 from tests.processes.real_workers import IN_STEP, SLOT, caught_up
 from tests.synthetic import synthetic_cache
 from workers.checkpoints.synthetic.caller_speech import PACKET_S, utterances
@@ -51,7 +51,7 @@ class Line:
         model = {"moshi_checkpoint": "synthetic:script", "cache_dir": cache, "codec": CodecKind.NUMPY}
         settings = read_settings(**model, greeting_frames=GREETING_FRAMES, transcribe="synthetic:stt")
         config = worker_config(settings)
-        self.supervisor = Supervisor(config, self._receive, print, print, on_transcript=self._hear)
+        self.supervisor = Supervisor(config, self._receive, print, print, CALM, on_transcript=self._hear)
         observers = [lambda call: Written(call.session.record, self.kept)]
         self.manager = CallManager(settings, self._send, lambda: True, observers, clock=lambda: self.now_s)
         self.now_s = 1_000.0

@@ -5,13 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.processes.pipeline import PATIENCE_S, SupervisedPipeline, running
+from tests.processes.pipeline import SupervisedPipeline, running
 from tests.processes.test_parrot_call import codes_of
 from tests.synthetic import synthetic_cache
 from tests.workers.config import LOOPBACK
 from workers.checkpoints.files import files_in
 from workers.checkpoints.synthetic import make_synthetic
-from workers.liveness import Limits
 from workers.messages import CODEBOOKS, FRAME_SAMPLES, CallPersona, Epoch, Frame, Open, Said, Say, Slot
 
 SLOT, EPOCH = Slot(0), Epoch(1)
@@ -48,7 +47,7 @@ async def test_a_greeting_is_said_in_silence_and_a_sentence_while_the_caller_is_
     cache = synthetic_cache(tmp_path_factory)
     files = files_in(make_synthetic("random:tiny:f32", cache), "synthetic:random")
     model = replace(LOOPBACK, engine="mlx", codec="numpy", checkpoint="synthetic:random:tiny:f32")
-    async with running(replace(model, cache=cache, context=256), Limits(busy_s=PATIENCE_S)) as pipeline:
+    async with running(replace(model, cache=cache, context=256)) as pipeline:
         pipeline.supervisor.send(Open(SLOT, EPOCH, seed=1, persona=CallPersona(GREETING)))
         greeting = await speak(pipeline, 0, 0)
         pipeline.supervisor.send(Say(SLOT, EPOCH, 1, "One \ud800 more."))

@@ -153,7 +153,7 @@ async def test_a_killed_transcriber_is_started_again_alone(line: Line) -> None:
     assert process
     spoken = frames_of("question1")
     calling = asyncio.create_task(line.call(0, np.concatenate([spoken, spoken, spoken])))
-    first = await line.pipeline.heard.get()
+    first = await line.pipeline.next_heard()
     os.kill(process, signal.SIGKILL)
     epoch = await calling
     assert first.epoch == epoch

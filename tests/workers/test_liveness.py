@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.histogram import Histogram
-from workers.liveness import CHECK_EVERY_S, Limits, Liveness, Loss
+from workers.liveness import CHECK_EVERY_S, PING_EVERY_S, Limits, Liveness, Loss
 from workers.messages import (
     Close,
     Epoch,
@@ -206,6 +206,31 @@ def test_a_stage_that_stops_is_always_noticed(story: list[tuple[Slot, float]], s
     limit_s = LIMITS.busy_s if under_way else LIMITS.idle_s
     assert watch.now - since_s <= limit_s + 2 * CHECK_EVERY_S
     assert hang == Loss(stage, "no frame for 1.0 s" if under_way else "no answer for 3 s", hangs=True)
+
+
+def named(stage: Stage, stops_ms: int, late_ms: int) -> Stage | None:
+    """Return who is said to hang. Checks come as the supervisor makes them, each a little late; 5 ms answer a ping."""
+    watch, check_ms, ping_ms, every_ms = Watch(), 0, 0, round(CHECK_EVERY_S * 1000)
+    for ms in range(stops_ms + 3_000):
+        watch.now += 0.001
+        if ms == stops_ms:
+            watch.stopped = {stage}
+            watch.send(frame(0))
+        if ms == ping_ms + 5:
+            watch.pong()
+        if ms >= check_ms:
+            ping_ms = ms if ms >= ping_ms + 1000 * PING_EVERY_S else ping_ms
+            check_ms = ms + every_ms + late_ms
+            if hang := watch.liveness.hang(watch.now):
+                return hang.stage
+    return None
+
+
+@pytest.mark.parametrize("late_ms", [1, 20, 100])
+@pytest.mark.parametrize("stage", Stage)
+def test_the_stage_that_stops_is_named_whenever_it_does_between_two_pings(stage: Stage, late_ms: int) -> None:
+    """Encoder or decoder in place of the engine, or the engine in theirs, would cost the calls another restart."""
+    assert {named(stage, stops_ms, late_ms) for stops_ms in range(6, 1_200, 6)} == {stage}
 
 
 def test_a_prompt_is_waited_for_by_nobody_and_its_progress_is_a_sign_of_life() -> None:

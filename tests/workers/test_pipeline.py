@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
+from tests.processes.pipeline import PATIENCE_S
 from workers.link import Link, pair
 from workers.messages import (
     Close,
@@ -34,6 +35,10 @@ class App:
         ours, theirs = pair()
         self.link, self.worker = LoopLink(ours, ending_calls(self.handle)), Link(theirs)
 
+    async def next(self) -> PipelineMessage:
+        async with asyncio.timeout(PATIENCE_S):
+            return await self.arrived.get()
+
     def handle(self, message: Message) -> None:
         if isinstance(message, PromptMessage):
             raise KeyError(message.key)
@@ -45,8 +50,7 @@ class App:
 @pytest.fixture
 async def app() -> AsyncIterator[App]:
     app = App()
-    async with asyncio.timeout(10):
-        yield app
+    yield app
     app.link.close()
     app.worker.close()
 
@@ -70,7 +74,7 @@ async def test_what_a_dead_worker_should_have_got_is_lost_and_what_it_sent_befor
     app.worker.close()
     for _ in range(3):
         app.link.send(opened(0))
-    assert await app.arrived.get() == Close(Slot(0), Epoch(1))
+    assert await app.next() == Close(Slot(0), Epoch(1))
 
 
 async def test_an_exception_ends_the_call_of_its_message_and_touches_no_other(app: App) -> None:
@@ -78,4 +82,4 @@ async def test_an_exception_ends_the_call_of_its_message_and_touches_no_other(ap
     for slot in (0, FAULTY, 2):
         app.worker.send(opened(slot))
     failed = Failed(FAULTY, Epoch(1), Stage.DECODE, "KeyError(1)", internal=True)
-    assert [await app.arrived.get() for _ in range(3)] == [opened(0), failed, opened(2)]
+    assert [await app.next() for _ in range(3)] == [opened(0), failed, opened(2)]

@@ -21,6 +21,11 @@ from tests.service.phone import PUBLIC, TOKEN
 CALM, CALM_URL = b'{"hostname": "calm.trycloudflare.com"}', "https://calm.trycloudflare.com"
 
 
+@pytest.fixture(autouse=True)
+def _answers_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ANSWER_WITHIN_S", PATIENCE_S)
+
+
 @contextlib.asynccontextmanager
 async def tunnel(port: int, url: str | None = None) -> AsyncIterator[Cloudflared]:
     """A tunnel whose process does nothing."""

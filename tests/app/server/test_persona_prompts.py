@@ -15,6 +15,7 @@ import soundfile
 from app.calls.personas import Chosen
 from app.calls.prompts import PromptRejected, PromptUnavailable
 from app.config import SettingsError, read_settings
+from app.server import persona_prompts
 from app.server.persona_prompts import ServicePersonas
 from tests.app.calls.front import settle
 from tests.processes.pipeline import PATIENCE_S
@@ -72,6 +73,11 @@ class Bench:
         self.ready(prompt)
         await self.personas.wait_prepared()
         return prompt
+
+
+@pytest.fixture(autouse=True)
+def _a_slow_disk_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(persona_prompts, "REFRESH_WITHIN_S", PATIENCE_S)
 
 
 @pytest.fixture
@@ -300,18 +306,13 @@ async def test_over_many_personas_and_edits_the_engine_keeps_one_prompt_each_and
             elif isinstance(message, DropPrompt):
                 kept.remove(message.key)
 
-    async def refresh() -> None:
-        """Wait for all files to be read, which takes longer than a call waits while memory is traced."""
-        while not bench.sent:
-            await bench.personas.refresh()
-
     async with bench.running(), asyncio.timeout(10 * PATIENCE_S):
         await bench.start()
         tracemalloc.start()
         for edit in range(EDITS):
             for name in names:
                 bench.write(f"{name}.toml", f'prompt = "{name} in edit {edit}. {"x" * 3_000}"')
-            await refresh()
+            await bench.personas.refresh()
             answer()
             served = {bench.personas.choose(name, "").call.prompt for name in names}
             assert (len(kept), kept) == (MANY, served)
@@ -321,6 +322,6 @@ async def test_over_many_personas_and_edits_the_engine_keeps_one_prompt_each_and
         assert max(held_bytes[2:]) < 1.05 * held_bytes[1], "the texts of one edit are 600 kB"
         for name in names:
             (tmp_path / f"{name}.toml").unlink()
-        await refresh()
+        await bench.personas.refresh()
         answer()
         assert kept == set()

@@ -5,15 +5,16 @@ import numpy as np
 import pytest
 
 from app.server.pipeline_self_test import ATTEMPTS, EPOCH, FRAMES, PipelineLost, PipelineSelfTest, SelfTestFailed
+from tests.processes.pipeline import PATIENCE_S
 from workers.messages import Failed, Frame, PipelineMessage, Slot, Span, Stage
 
 
 class Pipeline:
     """Answers every frame at once, as `answer` says; remembers what it was sent."""
 
-    def __init__(self, answer: Callable[[Frame], PipelineMessage | None]) -> None:
+    def __init__(self, answer: Callable[[Frame], PipelineMessage | None], within_s: float = PATIENCE_S) -> None:
         self.sent: list[PipelineMessage] = []
-        self.self_test = PipelineSelfTest(self._send, answer_within_s=0.2)
+        self.self_test = PipelineSelfTest(self._send, within_s)
         self._answer = answer
 
     def _send(self, message: PipelineMessage) -> None:
@@ -48,7 +49,7 @@ async def test_a_frame_that_fails_or_does_not_come_back_ends_the_test(
     answers: Callable[[Frame], PipelineMessage | None], error: str
 ) -> None:
     with pytest.raises(SelfTestFailed, match=error):
-        await Pipeline(answers).self_test.run(1)
+        await Pipeline(answers, within_s=0.2).self_test.run(1)
 
 
 async def test_a_pipeline_that_was_lost_before_does_not_count() -> None:

@@ -74,6 +74,11 @@ def test_an_end_that_nobody_wanted_is_an_error(reason: EndReason) -> None:
     )
 
 
+@pytest.fixture(autouse=True)
+def _the_last_export_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.telemetry.traces.STOP_LIMIT_S", PATIENCE_S)
+
+
 @contextlib.asynccontextmanager
 async def exporting(url: str) -> AsyncIterator[CallTraces]:
     traces = CallTraces(url, {"Authorization": "Bearer of-traces"}, SERVICE, hiding(()))

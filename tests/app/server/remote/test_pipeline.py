@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -39,7 +39,8 @@ from workers.messages import (
 )
 
 T = TypeVar("T", Moved, Failed)
-QUICK = Patience(open_s=1.0, ready_s=0.3, prompted_s=2.0, silent_s=0.5, free_s=1.5)
+CALM = Patience(PATIENCE_S, PATIENCE_S, PATIENCE_S, PATIENCE_S, PATIENCE_S)
+"""Of tests in which nothing is given up: a busy machine may stand still for a while."""
 EPOCH = Epoch(7)
 SPEECH = tone(0.8).reshape(-1, FRAME_SAMPLES)
 
@@ -101,7 +102,7 @@ class Calls:
 
 
 @asynccontextmanager
-async def calling(*urls: str, patience: Patience = QUICK, **settings: object) -> AsyncIterator[Calls]:
+async def calling(*urls: str, patience: Patience = CALM, **settings: object) -> AsyncIterator[Calls]:
     calls = Calls()
     read = read_settings(engine="remote", moshi_servers=",".join(urls), **settings)
     calls.pipeline = RemotePipeline(read, calls.arrived.put_nowait, calls.prompts.put_nowait, patience)
@@ -210,18 +211,20 @@ async def test_the_least_busy_server_gets_the_call() -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "why"),
+    ("first", "why", "patience"),
     [
-        (lambda: MoshiServer(ends_after=20, code=None), "broke"),
-        (lambda: MoshiServer(ends_after=20), "ended the conversation"),
-        (lambda: MoshiServer(ends_after=20, code=1011, reason=b"out of memory"), "out of memory"),
-        (lambda: MoshiServer(change=hangs), "nothing for"),
+        (lambda: MoshiServer(ends_after=20, code=None), "broke", CALM),
+        (lambda: MoshiServer(ends_after=20), "ended the conversation", CALM),
+        (lambda: MoshiServer(ends_after=20, code=1011, reason=b"out of memory"), "out of memory", CALM),
+        (lambda: MoshiServer(change=hangs), "nothing for", replace(CALM, silent_s=2.0)),
     ],
     ids=["dies", "ends", "fails", "hangs"],
 )
-async def test_a_call_whose_server_is_lost_goes_on_at_another(first: type[MoshiServer], why: str) -> None:
+async def test_a_call_whose_server_is_lost_goes_on_at_another(
+    first: type[MoshiServer], why: str, patience: Patience
+) -> None:
     one, two = first(), MoshiServer()
-    async with ready(one, two), calling(one.url, two.url) as calls:
+    async with ready(one, two), calling(one.url, two.url, patience=patience) as calls:
         await calls.until_up(name(one), name(two))
         calls.begin()
         await calls.frames(6)
@@ -307,9 +310,12 @@ async def test_a_session_that_outlived_a_failure_of_its_server_shows_the_next_on
         assert [server.failures for server in calls.pipeline.servers] == [2]
 
 
+LOCKED = replace(CALM, ready_s=0.3)
+
+
 async def test_a_locked_server_is_set_aside_until_it_answers() -> None:
     locked, free = MoshiServer(), MoshiServer()
-    async with serving(locked), ready(free), calling(locked.url, free.url) as calls:
+    async with serving(locked), ready(free), calling(locked.url, free.url, patience=LOCKED) as calls:
         await calls.until_up(name(free))
         calls.begin()
         await calls.frames(3)
@@ -319,7 +325,7 @@ async def test_a_locked_server_is_set_aside_until_it_answers() -> None:
 
 async def test_a_server_that_is_locked_when_a_call_comes_is_left_for_another() -> None:
     one, two = MoshiServer(), MoshiServer()
-    async with ready(one, two), calling(one.url, two.url) as calls:
+    async with ready(one, two), calling(one.url, two.url, patience=LOCKED) as calls:
         await calls.until_up(name(one), name(two))
         one.ready.clear()
         calls.begin()
@@ -330,7 +336,7 @@ async def test_a_server_that_is_locked_when_a_call_comes_is_left_for_another() -
 
 async def test_without_a_server_the_call_ends_with_a_reason() -> None:
     server = MoshiServer()
-    async with ready(server), calling(server.url) as calls:
+    async with ready(server), calling(server.url, patience=replace(CALM, free_s=1.5)) as calls:
         server.status = 503
         calls.begin()
         failed = await calls.next_of(Failed)
@@ -362,11 +368,12 @@ async def test_personaplex_gets_a_persona_and_never_a_seed() -> None:
 
 async def test_personaplex_without_a_persona_gets_both_parameters() -> None:
     plex = MoshiServer(needs=frozenset({"voice_prompt", "text_prompt"}))
-    async with ready(plex), calling(f"{plex.url}?kind=personaplex&voice_prompt=NATM1.pt") as calls:
+    patience = replace(CALM, silent_s=1.0)
+    async with ready(plex), calling(f"{plex.url}?kind=personaplex&voice_prompt=NATM1.pt", patience=patience) as calls:
         calls.open()
         await asyncio.wait_for(plex.connected.wait(), PATIENCE_S)
         with contextlib.suppress(TimeoutError):  # the phone rings for longer than a server may be silent
-            async with asyncio.timeout(2 * QUICK.silent_s):
+            async with asyncio.timeout(2 * patience.silent_s):
                 await calls.arrived.get()
         assert not plex.heard
         calls.say()

@@ -253,14 +253,15 @@ def test_nobody_else_can_read_the_file(tmp_path: Path) -> None:
 def test_a_server_that_does_not_answer_is_away_after_a_while(
     server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.telemetry.call_log.database.WRITE_LIMIT_S", 0.2)
     address = address_of(server.new_database(), tmp_path)
     database = Database(address)
     database.migrate()
     with psycopg.connect(address.conninfo) as other:
         other.execute("LOCK TABLE calls")
+        monkeypatch.setattr("app.telemetry.call_log.database.WRITE_LIMIT_S", 0.2)
         with pytest.raises(CallLogError):
             database.write(entry())
+    monkeypatch.undo()
     database.write(entry())
     assert sids(database) == [ANN]
 

@@ -12,6 +12,7 @@ from app.telemetry.webhooks.queue import WebhookEvent
 from app.telemetry.webhooks.sender import WebhookSender
 from app.telemetry.webhooks.signature import sign
 from app.twilio.events import CallSid
+from tests.processes.pipeline import PATIENCE_S
 from tests.waiting import until
 
 SECRET = "sixteen letters."
@@ -33,9 +34,10 @@ class Receiver:
         return await self._answers.pop(0)(request) if self._answers else web.Response(status=204)
 
     async def wait(self, events: int) -> None:
-        while len(self.received) < events:
-            self._changed.clear()
-            await self._changed.wait()
+        async with asyncio.timeout(PATIENCE_S):
+            while len(self.received) < events:
+                self._changed.clear()
+                await self._changed.wait()
 
 
 def answer(status: int = 200, body: bytes = b"", **headers: str) -> Answer:
@@ -51,7 +53,9 @@ async def never(request: web.Request) -> web.Response:
 
 
 @contextlib.asynccontextmanager
-async def sending(receiver: Receiver, timeout_s: float = 5.0) -> AsyncIterator[tuple[WebhookSender, list[Action]]]:
+async def sending(
+    receiver: Receiver, timeout_s: float = PATIENCE_S
+) -> AsyncIterator[tuple[WebhookSender, list[Action]]]:
     app, actions = web.Application(), list[Action]()
     app.router.add_post("/hook", receiver.handle)
     async with TestServer(app) as server:
@@ -102,7 +106,7 @@ async def test_a_fault_is_one_line_and_holds_up_no_other_call(
 ) -> None:
     receiver = Receiver(faulty)
     with caplog.at_level(logging.WARNING):
-        async with sending(receiver, timeout_s=1.0) as (sender, _):
+        async with sending(receiver, 1.0 if faulty is never else PATIENCE_S) as (sender, _):
             sender.add(event("a", "CA1"))
             await receiver.wait(1)
             sender.add(event("b", "CA2"))
@@ -120,7 +124,8 @@ async def test_a_useless_answer_is_one_line(body: bytes, caplog: pytest.LogCaptu
     assert (sender.sent, actions) == (1, [])
 
 
-async def test_what_waits_at_the_stop_is_still_sent() -> None:
+async def test_what_waits_at_the_stop_is_still_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.telemetry.webhooks.sender.STOP_WITHIN_S", PATIENCE_S)
     receiver = Receiver()
     async with sending(receiver) as (sender, _):
         for name in "abc":
