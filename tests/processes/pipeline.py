@@ -66,9 +66,13 @@ class SupervisedPipeline:
         return message
 
     async def until_ready(self) -> None:
-        """Wait until every worker is ready, for the first time or again."""
+        """Wait until every worker is ready, for the first time or again, and has answered: only then a loss is the
+        first one, after which there is no pause.
+        """
         async with asyncio.timeout(PATIENCE_S):
             await self.supervisor.wait_ready()
+            while not all(worker.vitals for worker in self.supervisor.workers):  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0)
 
     async def pass_frames(self, slot: int, epoch: int, frames: int = 3) -> list[tuple[int, float]]:
         """Open a slot, pass frames one by one, close it; return number and first sample of each."""
