@@ -97,7 +97,7 @@ class CallRouter:
         """
         if settled := self.settle(form, webhook_token):
             return settled
-        known = self._is_known(form)
+        known = self.is_known(form)
         answer = self.put_through(form, webhook_token) or self._queue(form, self.request(form, webhook_token))
         if answer and not known:
             self.on_admitted(form)
@@ -116,7 +116,7 @@ class CallRouter:
         record = self._manager.record(form.call_sid)
         if record and (record.over or record.is_repeat(webhook_token, form.fields.get("CallStatus") == RINGING)):
             return self._answer_repeat(form)
-        known = known or self._is_known(form)
+        known = known or self.is_known(form)
         refusal = None if known else self._screening.refusal(form.caller, time.monotonic())
         if refusal:
             CallLogger(log, form.call_sid).info("call from %s rejected: %s", mask_number(form.caller), refusal)
@@ -206,7 +206,7 @@ class CallRouter:
                     self._end(form.call_sid, EndReason.CALLER_HUNG_UP, f"call {status.status}", *CallState)
                     self._manager.forget(form.call_sid)
 
-    def _is_known(self, form: Form) -> bool:
+    def is_known(self, form: Form) -> bool:
         """Tell whether a call was admitted before, or is one of ours."""
         record = self._manager.record(form.call_sid)
         return form.outbound or bool(record and record.streams) or form.call_sid in self._call_queue

@@ -77,7 +77,7 @@ def _forget(database: Database, address: Address, party: str, settings: Settings
     if records_wait(address.spool_folder):  # of a service that runs, or another user's
         yield f"records that wait in {address.spool_folder} could not be written"
     if not _delete_token_logs(database, name, settings):
-        yield "token logs could not be deleted, NATS was not reached: nothing was deleted"
+        yield "token logs could not be deleted, NATS was not reached or refused: nothing was deleted"
         return
     deleted = _delete_recordings(database, name, settings)
     gone, on = database.forget(name)

@@ -46,6 +46,8 @@ class Bus:
         self._is_closing, self._is_quiet = False, is_quiet
         self._last_error = ""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._handlers: list[tuple[str, Callable[[Msg], Awaitable[None]]]] = []
+        """What is subscribed to, and who handles it."""
 
     @property
     def is_connected(self) -> bool:
@@ -53,6 +55,7 @@ class Bus:
 
     async def connect(self) -> None:
         """Return once NATS has been reached; from then on the connection is kept."""
+        self.nats = Client()
         await self.nats.connect(
             self._servers,
             name=self.name,
@@ -64,8 +67,11 @@ class Bus:
             error_cb=self._on_error,
             disconnected_cb=self._on_disconnected,
             reconnected_cb=self._on_connected,
+            closed_cb=self._on_closed,
             **self._credential(),
         )
+        for subject, on_message in self._handlers:
+            await self.nats.subscribe(subject, cb=on_message)
         await self._on_connected()
 
     async def close(self) -> None:
@@ -153,6 +159,7 @@ class Bus:
             except Exception:
                 log.exception("internal error: a message of another node has no effect")
 
+        self._handlers.append((subject, on_message))
         await self.nats.subscribe(subject, cb=on_message)
 
     def _run(self, work: Awaitable[None]) -> None:
@@ -200,6 +207,11 @@ class Bus:
             return
         log.warning("NATS is away; calls go on, and new ones are placed from what was last known")
         self.on_change(False)
+
+    async def _on_closed(self) -> None:
+        """The client gives a server up that has sent an error, as when a credential has expired: make a new one."""
+        if not self._is_closing:
+            self._run(self.connect())
 
     async def _on_error(self, error: Exception) -> None:
         is_news = not self.is_connected and not self._is_quiet and repr(error) != self._last_error

@@ -59,6 +59,8 @@ class _Log:
     cursor: LogCursor
     subject: str
     records: int = 0
+    confirmed: int = 1
+    """How many records NATS must have, if it has lost none of those that had arrived."""
     replaces: str = ""
     """The subject of the same log in short records, purged once this one is whole."""
     is_lost: bool = False
@@ -72,10 +74,13 @@ class LogStore:
 
     def __init__(self, bus: Bus, max_call_s: float) -> None:
         self._bus, self._max_age_s = bus, max_call_s + SPARE_S
-        self._stream = JetStreamContext(bus.nats, timeout=ANSWER_WITHIN_S)
         self._logs: dict[CallSid, _Log] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.published = 0
+
+    @property
+    def _stream(self) -> JetStreamContext:
+        return JetStreamContext(self._bus.nats, timeout=ANSWER_WITHIN_S)
 
     async def prepare(self) -> None:
         """Make the stream, with three replicas where there are three servers, once these are ready."""
@@ -171,6 +176,7 @@ class LogStore:
             if one.is_lost:
                 return
             one.cursor.on_confirmed()
+            one.confirmed = one.records
             if one.replaces and one.cursor.confirmed >= one.cursor.resumed:
                 old, one.replaces = one.replaces, ""
                 await self._stream.purge_stream(STREAM, subject=old)
@@ -187,15 +193,19 @@ class LogStore:
         return (info.state.subjects or {}).get(subject, 0)
 
     async def _check(self, one: _Log) -> None:
-        """Publish again what may be lost; all of it if the servers have lost the log."""
+        """Publish again what may be lost; all of it if NATS has lost what it had confirmed."""
         try:
-            await self._stream.get_last_msg(STREAM, one.subject)
-            one.cursor.rewind(is_empty=False)
+            is_lost = await self._count(one.subject) < one.confirmed
         except NotFoundError:
-            await self.prepare()
-            one.cursor.rewind(is_empty=True)
+            is_lost = True
         except (APIError, *NATS_ERRORS):
             one.is_lost = True
+            return
+        if is_lost:
+            await self.prepare()
+            one.confirmed = 1
+        one.records = 0  # the next one is acknowledged
+        one.cursor.rewind(is_lost)
 
     async def has(self, call_sid: CallSid) -> bool:
         """Return whether there is a log of a call; False if NATS does not say."""
@@ -244,13 +254,17 @@ class LogStore:
         log.warning("NATS does not say whether there is a log of %s", call_sid)
         return None
 
-    async def purge(self, call_sid: CallSid) -> None:
-        """Delete the log of a call that is over: it decodes to both voices."""
+    async def purge(self, call_sid: CallSid) -> bool:
+        """Delete the log of a call that is over: it decodes to both voices. Return False if NATS does not say so."""
         self.close(call_sid)
         try:
             await self._stream.purge_stream(STREAM, subject=subject_of(call_sid, "*"))
+        except (NotFoundError, NoRespondersError):  # there are none
+            return True
         except (APIError, *NATS_ERRORS) as error:
-            log.warning("the token log of a call stays until it expires: %r", error)
+            log.warning("the token log of a call is not purged: %r", error)
+            return False
+        return True
 
     def _start(self, one: _Log, work: Coroutine[object, object, None]) -> None:
         async def check() -> None:

@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 MOVE_EVERY_S = 0.1
 MOVED_WITHIN_S = 10.0
 """How long a node that drains waits for its calls to leave."""
+PURGE_AGAIN_S = 5.0
+"""After how long a log that was not purged is purged again: servers that have lost a leader elect another."""
 
 
 class ClusterNode:
@@ -85,20 +87,22 @@ class ClusterNode:
     async def run(self, drain: Drain) -> None:
         """Be a node until cancelled, then say bye."""
         try:
-            await self.bus.connect()
-            for part in (self.exchange, self.queue, self.routing):
-                await part.subscribe()
-            await self.bus.subscribe("hb.*", Heartbeat, self.member.on_heartbeat)
-            await self.bus.subscribe(
-                f"drain.{self.member.name}", DrainOrder, lambda order, _: drain.begin(order.seconds)
-            )
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self.logs.prepare())
-                for work in (self.member.run(), self.queue.run(), self.logs.run(self.member.next_epoch), self._move()):
+                for work in (self._join(drain, tasks), self.queue.run(), self._move()):
                     tasks.create_task(work)
         finally:
             await self.member.say_bye()
             await self.bus.close()
+
+    async def _join(self, drain: Drain, tasks: asyncio.TaskGroup) -> None:
+        """Reach NATS, however long that takes, and be one of the nodes from then on."""
+        await self.bus.connect()
+        for part in (self.exchange, self.queue, self.routing):
+            await part.subscribe()
+        await self.bus.subscribe("hb.*", Heartbeat, self.member.on_heartbeat)
+        await self.bus.subscribe(f"drain.{self.member.name}", DrainOrder, lambda order, _: drain.begin(order.seconds))
+        for work in (self.logs.prepare(), self.member.run(), self.logs.run(self.member.next_epoch)):
+            tasks.create_task(work)
 
     def view(self) -> dict[str, object]:
         return cluster_view(self.member)
@@ -149,14 +153,20 @@ class ClusterNode:
             while True:
                 await asyncio.sleep(MOVE_EVERY_S)
                 now = time.monotonic()
-                for call_sid, node in self._failover.due(now) if self.bus.is_connected else ():
+                if not self.bus.is_connected:
+                    continue
+                for call_sid, node in self._failover.due(now):
                     tasks.create_task(self._redirect(call_sid, f"{node} is silent"))
                 for call_sid in [one for one, due_s in self._purges.items() if due_s <= now]:
                     del self._purges[call_sid]
                     if self.member.holds(call_sid) is not None:
-                        tasks.create_task(self.logs.purge(call_sid))
+                        tasks.create_task(self._purge(call_sid))
                     else:
                         self.logs.close(call_sid)
+
+    async def _purge(self, call_sid: CallSid) -> None:
+        if not await self.logs.purge(call_sid) and self._manager.call(call_sid) is None:
+            self._purges[call_sid] = time.monotonic() + PURGE_AGAIN_S
 
     async def _redirect(self, call_sid: CallSid, why: str) -> None:
         if self._redirector is None:

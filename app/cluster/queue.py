@@ -10,6 +10,7 @@ from app.cluster.bus import Bus
 from app.cluster.exchange import Exchange
 from app.cluster.member import Member
 from app.cluster.messages import Left, PlaceRequest, Wait
+from app.cluster.placement import Asked
 from app.cluster.waiting import leads
 from app.logging import CallLogger
 from app.twilio import twiml
@@ -56,18 +57,20 @@ class ClusterQueue:
 
     async def run(self) -> None:
         """Give slots to those who wait until cancelled, whenever this node leads."""
-        while True:
-            await asyncio.sleep(SERVE_EVERY_S)
-            while self._leads() and await self.serve_one():
-                pass
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await asyncio.sleep(SERVE_EVERY_S)
+                self._callers.drop_gone(time.monotonic())
+                while self._leads() and (call_sid := await self.serve_one()):
+                    tasks.create_task(self._redirect(call_sid))
 
     def _leads(self) -> bool:
         now = time.monotonic()
         live = [seen.heartbeat.node for seen in self._member.directory.live(now)]
         return now >= self._leads_from_s and (self._member.is_cut_off or leads(self._member.name, live))
 
-    async def serve_one(self) -> bool:
-        """Reserve a slot for the first caller who can have one; return whether there was one.
+    async def serve_one(self) -> CallSid | None:
+        """Reserve a slot for the first caller who can have one; return them, None if there was no slot.
 
         A call that was on, perhaps at a node that is gone, goes on at nodes with its checkpoint only: while these are
         full, it does not keep others waiting.
@@ -75,26 +78,28 @@ class ClusterQueue:
         for wait in self._callers.in_order(time.monotonic()):
             if wait.call not in self._callers:  # has left meanwhile
                 continue
+            asked = None if self._member.is_cut_off else await self._exchange.ask(wait.call)
+            if asked and not asked.candidates():  # a slot that comes free now is for the first
+                break
             is_on = wait.form.get("CallStatus") == IN_PROGRESS
-            if await self._place(PlaceRequest.of(wait.as_form(), resumes=is_on)):
-                await self._remove(Left(call=wait.call, placed=True, redirected=await self._redirect(wait.call)))
-                return True
+            if await self._place(asked, PlaceRequest.of(wait.as_form(), resumes=is_on)):
+                self._on_left(Left(call=wait.call, placed=True, redirected=self._redirector is not None), "")
+                return wait.call
             if not is_on:
                 break
-        return False
+        return None
 
-    async def _place(self, request: PlaceRequest) -> str | None:
-        if self._member.is_cut_off:
-            return await self._exchange.answer_here(request)
-        return await self._exchange.place(await self._exchange.ask(request.call), request)
+    async def _place(self, asked: Asked | None, request: PlaceRequest) -> str | None:
+        """Return the answer of a node, of this one if it has not `asked` others."""
+        return await (self._exchange.place(asked, request) if asked else self._exchange.answer_here(request))
 
-    async def _redirect(self, call_sid: CallSid) -> bool:
-        if self._redirector is None:
-            return False
-        self._on_left(Left(call=call_sid, placed=True, redirected=True), "")  # a page may be asked for meanwhile
-        return await try_redirect(
-            self._redirector, call_sid, self._voice_url, CallLogger(log, call_sid), "first in the queue"
+    async def _redirect(self, call_sid: CallSid) -> None:
+        """Redirect a caller who has a slot; tell the nodes."""
+        redirector, call_log = self._redirector, CallLogger(log, call_sid)
+        redirected = redirector is not None and await try_redirect(
+            redirector, call_sid, self._voice_url, call_log, "first in the queue"
         )
+        await self._remove(Left(call=call_sid, placed=True, redirected=redirected))
 
     async def _remove(self, left: Left) -> None:
         self._on_left(left, "")

@@ -62,7 +62,7 @@ class ClusterRouting:
 
     async def answer(self, form: Form, webhook_token: str = "") -> str:
         if self._member.is_cut_off:
-            settled = self._router.settle(form, webhook_token)
+            settled = self._router.settle(form, webhook_token, self._is_known(form))
             return settled or await self._answer_alone(form, webhook_token)
         is_on = form.fields.get("CallStatus") == IN_PROGRESS
         asked = await self._exchange.ask(form.call_sid, ASK_OF_CALL_WITHIN_S if is_on else ASK_WITHIN_S)
@@ -115,15 +115,16 @@ class ClusterRouting:
 
     async def handle_status(self, form: Form) -> None:
         self._router.handle_status(form)
-        status = parse_status(form.fields)
-        if isinstance(status, CallStatusCallback) and status.over:
+        if _is_over(form):
             await self._queue.leave(form.call_sid)
-            await self._logs.purge(form.call_sid)
+        await self._purge_if_over(form)
         await self._publish(form)
 
     async def wait(self, form: Form) -> str:
         if page := self._queue.page(form.call_sid):
             return page
+        if not self._accepts_calls:
+            return twiml.hangup()
         await self._queue.enter(form, _since(form.query))
         return twiml.pause(PAUSE_S)
 
@@ -143,9 +144,13 @@ class ClusterRouting:
 
         Several nodes may have reserved a slot for the call, as answers came late: it is on where Twilio came.
         """
-        if call := self._manager.claim(token):
+        call = self._manager.claim(token) or self._redeem(token)
+        if call:
             self._own(call)
-            return call
+        return call
+
+    def _redeem(self, token: str) -> ActiveCall | None:
+        """Return the call that has such a token of another node, None without one or without a slot."""
         admitted = self._tokens.redeem(self._member.name, token, time.time())
         if admitted is None or self._manager.call(admitted[0]):
             return None
@@ -164,6 +169,12 @@ class ClusterRouting:
     def on_connected(self) -> None:
         self._given.clear()
 
+    def _is_known(self, form: Form) -> bool:
+        """Return whether a call was admitted before, as far as this node knows alone."""
+        member = self._member
+        elsewhere = form.call_sid in member.callers or member.directory.owner(form.call_sid) is not None
+        return elsewhere or self._router.is_known(form)
+
     async def _may_resume(self, form: Form, asked: Asked) -> bool:
         """Return whether a call was on at a node that does not offer to go on with it: it may have left a token log."""
         if self._member.directory.owner(form.call_sid) or any(one.holds for one in asked.offers.values()):
@@ -177,21 +188,35 @@ class ClusterRouting:
 
     async def _enqueue(self, form: Form) -> str | None:
         callers = self._member.callers
-        if not self._router.queues(form) or (len(callers) >= self._longest and form.call_sid not in callers):
+        is_full = len(callers) >= self._longest and form.call_sid not in callers
+        if is_full or not self._router.queues(form) or not self._accepts_calls:
             return None
         since_s = round(time.time(), 6)  # as the wait page's URL says it: of two equal ones the first stays
         await self._queue.enter(form, since_s)
         return self._router.enqueue(form, len(callers), f"?since={since_s:.6f}")
 
+    @property
+    def _accepts_calls(self) -> bool:
+        """Whether any node does, so that slots come free for those who wait."""
+        live = self._member.directory.live(time.monotonic())
+        return not (self._manager.draining and all(seen.heartbeat.draining for seen in live))
+
     async def _answer_alone(self, form: Form, webhook_token: str) -> str:
         """Answer while NATS is away, or as good as away."""
+        known = self._is_known(form)
+        answer = await self._admit_alone(form, webhook_token)
+        if answer and not known:
+            self._router.on_admitted(form)
+        return answer or self._router.reject(form)
+
+    async def _admit_alone(self, form: Form, webhook_token: str) -> str | None:
         request = self._place_request(form, webhook_token, Asked(form.call_sid, {}), True, Hook.VOICE)
         if answer := await self._resume_here(request) or self._router.put_through(form, webhook_token):
             self.without_nats += 1
             return answer
         best = last_known(self._member.directory, self._given)
         if best is None:
-            return await self._enqueue(form) or self._router.reject(form)
+            return await self._enqueue(form)
         self.without_nats += 1
         self._given[best.heartbeat.boot] = self._given.get(best.heartbeat.boot, 0) + 1
         asks_for = self._router.request(form, webhook_token)
@@ -209,7 +234,11 @@ class ClusterRouting:
         """Send the other nodes what Twilio says of a call."""
         await self._bus.publish("status", Status.of(form, node=self._member.name))
 
-    def _on_status(self, status: Status, _: str) -> None:
+    async def _purge_if_over(self, form: Form) -> None:
+        if _is_over(form):
+            await self._logs.purge(form.call_sid)
+
+    async def _on_status(self, status: Status, _: str) -> None:
         if status.node == self._member.name:
             return
         form = status.as_form()
@@ -221,6 +250,12 @@ class ClusterRouting:
             self._router.on_dialled(form)
         else:
             self._router.handle_status(form)
+            await self._purge_if_over(form)  # what was published here since the other node has purged
+
+
+def _is_over(form: Form) -> bool:
+    status = parse_status(form.fields)
+    return isinstance(status, CallStatusCallback) and status.over
 
 
 def _since(query: str) -> float:

@@ -57,15 +57,15 @@ async def survey_cluster(settings: Settings) -> ClusterSurvey:
 
 
 async def purge_logs(settings: Settings, calls: Iterable[CallSid]) -> bool:
-    """Delete the token logs of these calls; False if NATS was not reached. A call that is on keeps its later steps."""
+    """Delete the token logs of these calls; False if NATS does not say so of all. A call that is on keeps its later
+    steps.
+    """
     try:
         async with _connected(settings) as bus:
             logs = LogStore(bus, settings.calls.max_seconds)
-            for call_sid in calls:
-                await logs.purge(call_sid)
+            return all([await logs.purge(call_sid) for call_sid in calls])
     except NATS_ERRORS:
         return False
-    return True
 
 
 @asynccontextmanager

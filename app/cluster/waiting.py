@@ -40,10 +40,11 @@ class WaitingCallers:
 
     def in_order(self, now: float) -> list[Wait]:
         """Return all, the first to be served first."""
-        self._drop_gone(now)
+        self.drop_gone(now)
         return sorted((wait for wait, _ in self._waits.values()), key=lambda one: (one.since_s, one.call))
 
-    def _drop_gone(self, now: float) -> None:
+    def drop_gone(self, now: float) -> None:
+        """Remove those who have left, though nobody said so or NATS was away."""
         for call in [call for call, (_, asked_s) in self._waits.items() if now - asked_s > ASKS_WITHIN_S]:
             del self._waits[call]
 

@@ -64,3 +64,13 @@ async def test_the_permissions_of_the_example_are_enough_for_all_that_a_node_and
             refused = await survey_cluster(node_settings(url, node_url=places[1]))
             assert refused.error
     assert [line for line in caplog.messages if "permissions violation" in line] == []
+
+
+async def test_forget_knows_that_nats_has_not_deleted_a_log(tmp_path: Path) -> None:
+    keys = Keys(tmp_path)
+    seed, *_ = [keys.make(number) for number in range(len(NODES))]
+    keys.write()
+    conf = tmp_path / "nodes.conf"
+    conf.write_text(conf.read_text().replace("STREAM.PURGE", "STREAM.OTHER"))
+    async with nats_server(tmp_path) as url:
+        assert not await purge_logs(node_settings(f"{url}?nkey={seed}", node_url=node_urls()[0]), [sid(1)])

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from app.cluster.bus import Bus
+from app.cluster.messages import Heartbeat
 from app.cluster.seal import Seal
 from tests.app.cli.talk.test_tls import Certificate
 from tests.app.cluster.nodes import node_settings
 from tests.processes.pipeline import PATIENCE_S
+from tests.waiting import until
 
 
 async def serve_nats(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -31,5 +33,30 @@ async def test_tls_first_says_nothing_in_clear(tmp_path: Path) -> None:
         bus = Bus(node_settings(url, node_url="http://a.example.com").cluster, Seal(["one"]))
         async with asyncio.timeout(PATIENCE_S):
             await bus.connect()
+        assert bus.is_connected
+        await bus.close()
+
+
+async def test_a_server_that_ends_the_connection_with_an_error_is_connected_to_again() -> None:
+    """As nats-server does it when a credential has expired; its file may hold a newer one by then."""
+    connections: list[list[bytes]] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(lines := [])
+        writer.write(b'INFO {"max_payload": 1000}\r\n')
+        async for line in reader:
+            lines.append(line)
+            if line == b"PING\r\n":
+                writer.write(b"PONG\r\n")
+            if line.startswith(b"SUB") and len(connections) == 1:
+                writer.write(b"-ERR 'User Authentication Expired'\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url = f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        bus = Bus(node_settings(url, node_url="http://a.example.com").cluster, Seal(["one"]))
+        await bus.connect()
+        await bus.subscribe("hb.*", Heartbeat, lambda heartbeat, reply: None)
+        await until(lambda: len(connections) == 2 and any(line.startswith(b"SUB hb.* ") for line in connections[1]))
         assert bus.is_connected
         await bus.close()

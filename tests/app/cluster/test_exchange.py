@@ -9,11 +9,12 @@ from app.calls.admission import VoiceRequest
 from app.calls.conversation import Conversation, ConversationHeader
 from app.calls.personas import Chosen
 from app.cluster.bus import Bus
+from app.cluster.directory import Directory
 from app.cluster.exchange import Exchange
 from app.cluster.fallback import FallbackTokens
 from app.cluster.log_store import LogStore
 from app.cluster.member import Member
-from app.cluster.messages import Heartbeat, Hook, PlaceRequest
+from app.cluster.messages import Heartbeat, Hook, Offer, PlaceRequest
 from app.cluster.placement import Asked
 from app.cluster.queue import ClusterQueue
 from app.cluster.routing import ClusterRouting
@@ -51,7 +52,7 @@ class OneNode(Exchange):
     """Asks nobody else for a slot."""
 
     async def ask(self, call_sid: CallSid, within_s: float = 0.0) -> Asked:
-        return Asked(call_sid, {})
+        return Asked(call_sid, {}, offers={"a": Offer(node="a", free=self._manager.free_slots)})
 
     async def place(self, asked: Asked, request: PlaceRequest) -> str | None:
         return await self.answer_here(request)
@@ -60,7 +61,7 @@ class OneNode(Exchange):
 class Node:
     def __init__(self, logs: Logs) -> None:
         self.front = Front(max_calls=4)
-        bus = cast(Bus, NoBus())
+        self.bus = bus = cast(Bus, NoBus())
         bus.name, bus.is_connected = "a", True  # type: ignore[misc]
         self.member = Member("https://a.example.com", "a-1", bus, self.front.manager, lambda: "new")
         self.hears(self.member.heartbeat())
@@ -127,7 +128,9 @@ async def test_a_call_with_a_token_of_another_node_is_answered_by_the_persona_it
         return Chosen()
 
     front, tokens = Front(choose=choose), FallbackTokens(Seal(["the-token"]), "AC1")
-    node: Any = SimpleNamespace(name="b", announce=lambda: None)
+    node: Any = SimpleNamespace(
+        name="b", announce=lambda: None, directory=Directory("b", "b-1"), epoch=lambda call_sid: 1
+    )
     nothing: Any = None
     parts = (tokens, front.call_router, front.manager, 0)
     routing = ClusterRouting(nothing, node, nothing, nothing, nothing, *parts)
