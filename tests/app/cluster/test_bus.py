@@ -4,7 +4,7 @@ import asyncio
 import shutil
 from pathlib import Path
 
-import nkeys
+import nkeys  # type: ignore[import-untyped]
 import pytest
 
 from app.cluster.bus import Bus
