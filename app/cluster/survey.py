@@ -57,7 +57,7 @@ async def survey_cluster(settings: Settings) -> ClusterSurvey:
 
 
 async def purge_logs(settings: Settings, calls: Iterable[CallSid]) -> bool:
-    """Delete the token logs of these calls; False if NATS does not say so of all. That of a call that is on is made anew."""
+    """Delete the token logs of these calls; False if NATS does not say so of all. One that is on publishes it anew."""
     try:
         async with _connected(settings) as bus:
             logs = LogStore(bus, settings.calls.max_seconds)
