@@ -8,10 +8,11 @@ import nkeys  # type: ignore[import-untyped]
 import pytest
 
 from app.cluster.bus import Bus
+from app.cluster.log_store import LogStore
 from app.cluster.messages import Heartbeat
 from app.cluster.seal import Seal
 from tests.app.cli.talk.test_tls import Certificate
-from tests.app.cluster.nodes import node_settings
+from tests.app.cluster.nodes import node_settings, sid
 from tests.processes.pipeline import PATIENCE_S
 from tests.waiting import until
 
@@ -70,6 +71,7 @@ async def test_a_server_that_ends_the_connection_with_an_error_is_connected_to_a
         await bus.connect()
         await bus.subscribe("hb.*", Heartbeat, lambda heartbeat, reply: None)
         await until(lambda: bus.tries >= 2)
+        assert not await LogStore(bus, 60.0).purge(sid(1)), "as a webhook asks for it"
         credential.write_bytes(seed)
         await until(lambda: len(connections) == 2 and any(line.startswith(b"SUB hb.* ") for line in connections[1]))
         await until(lambda: bus.is_connected)
