@@ -83,7 +83,7 @@ class Bus:
                 if self.is_connected:
                     await self.nats.flush()
                 await self.nats.close()
-        except NATS_ERRORS as error:
+        except (*NATS_ERRORS, AssertionError) as error:  # the client asserts that its credential could be read
             log.info("the connection to NATS was not closed in order: %s", error)
 
     async def publish(self, subject: str, message: NodeMessage, reply: str = "") -> None:

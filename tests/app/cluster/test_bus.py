@@ -39,6 +39,13 @@ async def test_tls_first_says_nothing_in_clear(tmp_path: Path) -> None:
         await bus.close()
 
 
+async def test_a_bus_whose_credential_is_missing_can_be_closed(tmp_path: Path) -> None:
+    bus = Bus(node_settings(f"nats://127.0.0.1:1?nkey={tmp_path}/none", node_url="http://a").cluster, Seal(["one"]))
+    with pytest.raises(FileNotFoundError):
+        await bus.connect()
+    await bus.close()
+
+
 class CountingBus(Bus):
     tries = 0
 
