@@ -29,7 +29,7 @@ SHAPES = (
 WORD_STEPS = 25
 """Frames of silence, two seconds, stepped before a greeting with words takes the caller's frames."""
 NATS_NEEDS = ("NODE_URL", "PUBLIC_URL", "TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN")
-ONE_NUMBER = "the first node to end would take the number from all; point it at PUBLIC_URL in the Twilio console"
+ONE_NUMBER = "the first node to end would take the number from all; in the console it gets PUBLIC_URL/twilio/voice"
 SIGN = "Set TWILIO_AUTH_TOKEN (Twilio console) and VALIDATE_SIGNATURES=true."
 
 

@@ -17,8 +17,11 @@ from workers.logging import LineFormat, start_process_logging
 
 MINUTE_S = 60.0
 MOST_ALIKE = 10
-PUBLIC_LOGGERS = ("app.http.rate_limit", "app.http.twilio_routes", "uvicorn.error")
-"""Loggers of what unauthenticated clients can cause: warnings, and uvicorn's errors when a body breaks HTTP."""
+LIMITED_LOGGERS = ("app.cluster.log_store", "app.http.rate_limit", "app.http.twilio_routes", "uvicorn.error")
+"""Loggers of what unauthenticated clients can cause: warnings, and uvicorn's errors when a body breaks HTTP.
+
+And of what NATS may refuse for every call, again and again.
+"""
 
 
 class CallLogger(logging.LoggerAdapter[logging.Logger]):
@@ -75,5 +78,5 @@ def start_logging(level: LogLevel, line_format: LineFormat = LineFormat.TEXT, se
     start_process_logging("app", level, line_format, secrets)
     for name in ("uvicorn.access", "uvicorn.error", "alembic", "urllib3"):  # urllib3 would log numbers in URLs
         logging.getLogger(name).setLevel(logging.WARNING)
-    for name in PUBLIC_LOGGERS:
+    for name in LIMITED_LOGGERS:
         logging.getLogger(name).addFilter(RepeatFilter())

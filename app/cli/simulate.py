@@ -49,7 +49,10 @@ class Simulation:
 
 
 def run_simulation(settings: Settings, wanted: Simulation) -> int:
-    """Place the calls and show them; return 0 if all ended as the scenario wants it, 1 if not, 2 without a service."""
+    """Place the calls and show them; return 0 if all ended as the scenario wants it, 1 if not.
+
+    2 without a service, or if a file cannot be written.
+    """
     console = Console()
     try:
         reports = _place(_options(settings, wanted), wanted.calls, console)

@@ -83,7 +83,7 @@ class Bus:
                 if self.is_connected:
                     await self.nats.flush()
                 await self.nats.close()
-        except NATS_ERRORS as error:
+        except (*NATS_ERRORS, AssertionError) as error:  # the client asserts that its credential could be read
             log.info("the connection to NATS was not closed in order: %s", error)
 
     async def publish(self, subject: str, message: NodeMessage, reply: str = "") -> None:
@@ -211,7 +211,16 @@ class Bus:
     async def _on_closed(self) -> None:
         """The client gives a server up that has sent an error, as when a credential has expired: make a new one."""
         if not self._is_closing:
-            self._run(self.connect())
+            self._run(self._connect_again())
+
+    async def _connect_again(self) -> None:
+        await asyncio.sleep(RECONNECT_S)
+        try:
+            await self.connect()
+        except Exception as error:  # whatever a credential raises that is being written
+            await self._on_error(error)
+            if not self.nats.is_closed:  # `_on_closed` is called then
+                self._run(self._connect_again())
 
     async def _on_error(self, error: Exception) -> None:
         is_news = not self.is_connected and not self._is_quiet and repr(error) != self._last_error

@@ -125,11 +125,8 @@ class Exchange:
     async def _answer_new(self, request: PlaceRequest, form: Form) -> str | None:
         """Answer for a call that no live node has: it may have had another one, from whose log it goes on."""
         stale = self._manager.call(request.call)
-        epoch, conversation = (
-            await self._logs.read(request.call)
-            if request.resumes and self._manager.resumes and self._bus.is_connected
-            else (0, None)
-        )
+        reads = request.resumes and self._manager.resumes and self._bus.is_connected
+        epoch, conversation = await self._logs.read(request.call) if reads else (0, None)
         call = self._manager.call(request.call)
         if call and call is not stale:  # another webhook of the call was answered meanwhile
             return self._answer_known(request, form)

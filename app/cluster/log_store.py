@@ -257,6 +257,8 @@ class LogStore:
     async def purge(self, call_sid: CallSid) -> bool:
         """Delete the log of a call that is over: it decodes to both voices. Return False if NATS does not say so."""
         self.close(call_sid)
+        if not self._bus.is_connected:
+            return False
         try:
             await self._stream.purge_stream(STREAM, subject=subject_of(call_sid, "*"))
         except (NotFoundError, NoRespondersError):  # there are none

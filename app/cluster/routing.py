@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import Counter
 from urllib.parse import parse_qs
 
 from app.calls.active_call import ActiveCall
@@ -52,8 +53,8 @@ class ClusterRouting:
     ) -> None:
         self._bus, self._member, self._exchange, self._queue, self._logs = bus, member, exchange, queue, logs
         self._tokens, self._router, self._manager, self._longest = tokens, router, manager, longest
-        self._given: dict[str, int] = {}
-        """How many calls each process was given since NATS went away."""
+        self._given: dict[CallSid, str] = {}
+        """To which process each call was given since NATS went away."""
         self.without_nats = 0
         """Calls that were placed while NATS was away."""
 
@@ -173,7 +174,7 @@ class ClusterRouting:
         """Return whether a call was admitted before, as far as this node knows alone."""
         member = self._member
         elsewhere = form.call_sid in member.callers or member.directory.owner(form.call_sid) is not None
-        return elsewhere or self._router.is_known(form)
+        return elsewhere or form.call_sid in self._given or self._router.is_known(form)
 
     async def _may_resume(self, form: Form, asked: Asked) -> bool:
         """Return whether a call was on at a node that does not offer to go on with it: it may have left a token log."""
@@ -214,11 +215,12 @@ class ClusterRouting:
         if answer := await self._resume_here(request) or self._router.put_through(form, webhook_token):
             self.without_nats += 1
             return answer
-        best = last_known(self._member.directory, self._given)
+        self._given.pop(form.call_sid, None)
+        best = last_known(self._member.directory, Counter(self._given.values()))
         if best is None:
             return await self._enqueue(form)
         self.without_nats += 1
-        self._given[best.heartbeat.boot] = self._given.get(best.heartbeat.boot, 0) + 1
+        self._given[form.call_sid] = best.heartbeat.boot
         asks_for = self._router.request(form, webhook_token)
         token = self._tokens.make(best.heartbeat.node, form.call_sid, asks_for, time.time())
         return self._router.connect(form, token, best.heartbeat.url)

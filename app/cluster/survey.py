@@ -57,9 +57,7 @@ async def survey_cluster(settings: Settings) -> ClusterSurvey:
 
 
 async def purge_logs(settings: Settings, calls: Iterable[CallSid]) -> bool:
-    """Delete the token logs of these calls; False if NATS does not say so of all. A call that is on keeps its later
-    steps.
-    """
+    """Delete the token logs of these calls; False if NATS does not say so of all. One that is on publishes it anew."""
     try:
         async with _connected(settings) as bus:
             logs = LogStore(bus, settings.calls.max_seconds)

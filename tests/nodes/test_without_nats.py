@@ -42,6 +42,15 @@ async def test_calls_per_number_are_limited_while_nats_is_away() -> None:
         assert isinstance(await node.answer(sid(2)), twiml.Reject)
 
 
+async def test_a_repeated_webhook_is_sent_to_the_other_node_again_and_not_counted_twice() -> None:
+    async with node_alone(Redirects(), max_calls=1, calls_per_number_per_hour=2) as node:
+        node.node.member.directory.on_heartbeat(heartbeat("b", free=1), time.monotonic())
+        node.begin(await node.answer(sid(1)), sid(1))
+        for _ in range(3):
+            assert isinstance(await node.answer(sid(2)), twiml.Connect)
+        assert isinstance(await node.answer(sid(3)), twiml.Reject)
+
+
 async def test_nobody_is_told_to_wait_while_all_nodes_drain() -> None:
     async with node_alone(Redirects(), max_calls=1, when_busy="queue") as node:
         node.begin(await node.answer(sid(1)), sid(1))
