@@ -5,6 +5,7 @@ whatever has arrived, so that a stage always has the newest frame. That includes
 than the socket's buffer, as a `Resume` is: with a unit of work between its parts it would take seconds.
 """
 
+import contextlib
 import logging
 import selectors
 import time
@@ -48,10 +49,6 @@ class FrameProcessor(Protocol):
         """Do one unit of work, a batch of frames; return what goes on to the next stage."""
 
 
-class ControlClosed(Exception):
-    """The supervisor has closed the control link."""
-
-
 def frames_in(messages: Sequence[StageMessage]) -> int:
     """Return how many of the messages a unit of work has computed, one for each call that it served."""
     return sum(isinstance(message, Frame | Codes | Failed) for message in messages)
@@ -91,15 +88,15 @@ class WorkerLoop:
 
     def run(self) -> None:
         """Return when the control link closes, which is how a worker is told to stop."""
-        with self._selector:
-            try:
-                while True:
-                    self.run_once()
-            except (ControlClosed, LinkClosed):  # the latter from a stage that reports its progress
-                return
+        with self._selector, contextlib.suppress(LinkClosed):
+            while True:
+                self.run_once()
 
     def run_once(self, longest_s: float = float("inf")) -> None:
-        """Wait for a message or until work is due, `longest_s` at most; do one unit of work. Raises ControlClosed."""
+        """Wait for a message or until work is due, `longest_s` at most; do one unit of work.
+
+        Raises LinkClosed when the supervisor has closed the control link: also from a stage that reports its progress.
+        """
         if self._due_s is not None:
             longest_s = min(longest_s, max(0.0, self._due_s - time.monotonic()))
         for key, _ in self._selector.select(None if longest_s == float("inf") else longest_s):
@@ -120,18 +117,15 @@ class WorkerLoop:
         self._send(messages)
 
     def _read_control(self) -> None:
-        try:
-            for message in self.control.receive():
-                match message:
-                    case Ping():
-                        self.control.send(self._vitals())
-                    case Relink():
-                        self._relink()
-                        self._send(self.stage.receive(message))
-                    case _:
-                        raise TypeError(f"no message for a running worker: {message!r}")
-        except LinkClosed as error:
-            raise ControlClosed from error
+        for message in self.control.receive():
+            match message:
+                case Ping():
+                    self.control.send(self._vitals())
+                case Relink():
+                    self._relink()
+                    self._send(self.stage.receive(message))
+                case _:
+                    raise TypeError(f"no message for a running worker: {message!r}")
 
     def _relink(self) -> None:
         """Go on with other neighbours; what the former ones have sent or were to be sent is lost."""

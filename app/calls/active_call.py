@@ -83,6 +83,7 @@ class ActiveCall:
         self._act(lambda now: self.session.attach(now, within_s, budget_s))
 
     def suspend(self, reason: str, within_s: float) -> None:
+        self.words.is_transcribed &= not self.session.has_pipeline
         self._act(lambda now: self.session.suspend(reason, now, within_s))
 
     def handle_resumed(self, resumed: Resumed) -> None:
@@ -174,7 +175,6 @@ class ActiveCall:
                     frames = [frame.pcm for frame in gap]
                     self.send(self.session.conversation.resume(slot, epoch, first, frames, budget_s))
                 case Suspended(_, anew):
-                    self.words.is_transcribed = False
                     if anew and self.session.stream.started_s is None:
                         self.words.restart()
                     self._observers.notify("on_suspended", command, now)

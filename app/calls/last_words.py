@@ -24,8 +24,8 @@ class LastWords:
 
     def wait(self, call: ActiveCall) -> None:
         """Wait for the last words of a call that has ended, if some may still come."""
-        is_transcribed = call.words.is_transcribed and not call.session.has_pipeline
-        if not self._is_transcribing or call.session.stream.started_s is None or is_transcribed:
+        has_last = call.words.is_transcribed and not call.session.has_pipeline
+        if not self._is_transcribing or call.session.stream.started_s is None or has_last:
             call.end_words()
             return
         epoch = call.reservation.epoch

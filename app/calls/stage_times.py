@@ -6,26 +6,23 @@ made and kept. As objects these would be 16,000 for each call of five minutes.
 
 import struct
 from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import overload
+from collections.abc import Iterator
 
 from workers.messages import Span, Stage
 
 _SPAN = struct.Struct("<Bdd")
 _STAGES = tuple(Stage)
-_NUMBERS = {stage: number for number, stage in enumerate(_STAGES)}
-
 FrameSpans = tuple[Span, ...]
 
 
-class StageTimes(Sequence[FrameSpans]):
+class StageTimes:
     """The spans of the last `most` frames, the oldest first."""
 
     def __init__(self, most: int) -> None:
         self._frames: deque[bytes] = deque(maxlen=most)
 
     def append(self, spans: FrameSpans) -> None:
-        packed = (_SPAN.pack(_NUMBERS[span.stage], span.started_s, span.ended_s) for span in spans)
+        packed = (_SPAN.pack(_STAGES.index(span.stage), span.started_s, span.ended_s) for span in spans)
         self._frames.append(b"".join(packed))
 
     def clear(self) -> None:
@@ -34,12 +31,8 @@ class StageTimes(Sequence[FrameSpans]):
     def __len__(self) -> int:
         return len(self._frames)
 
-    @overload
-    def __getitem__(self, at: int) -> FrameSpans: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[FrameSpans]: ...
-    def __getitem__(self, at: int | slice) -> FrameSpans | list[FrameSpans]:
-        return [*self][at] if isinstance(at, slice) else _unpack(self._frames[at])
+    def __getitem__(self, at: int) -> FrameSpans:
+        return _unpack(self._frames[at])
 
     def __iter__(self) -> Iterator[FrameSpans]:
         return map(_unpack, self._frames)

@@ -85,7 +85,7 @@ class CallWords:
         self._session, self._notify = session, notify
         self._words = StreamWords()
         self.is_transcribed = False
-        """Whether the transcript has ended since the pipeline was lost last."""
+        """Whether the transcript has ended since the call was last in a pipeline that was lost."""
 
     def restart(self) -> None:
         """Forget the greeting so far, which nobody has heard."""

@@ -61,9 +61,9 @@ def test_the_frames_of_a_call_leave_nothing_to_visit_for_the_garbage_collector()
     for seq in range(1_000):
         record.on_frame(frame(seq), float(seq))
     assert len(gc.get_objects()) < before + 100
-    kept, copied = [(Span(Stage.STEP, 999.0, 999.05),)], copy(record.spans)
+    kept, copied = (Span(Stage.STEP, 999.0, 999.05),), copy(record.spans)
     record.spans.clear()
-    assert (copied[-1:], [next(reversed(copied))], len(copied), len(record.spans)) == (kept, kept, 1_000, 0)
+    assert (copied[-1], next(reversed(copied)), len(copied), len(record.spans)) == (kept, kept, 1_000, 0)
 
 
 def test_a_call_that_never_came_reads_as_well() -> None:

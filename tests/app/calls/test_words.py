@@ -180,6 +180,7 @@ async def test_last_words_that_do_not_come_are_not_waited_for_for_ever(monkeypat
     ("steps", "waits"),
     [
         (["lost", "end"], False),
+        (["lost", "end", "lost"], False),
         (["lost"], True),
         (["end", "lost"], True),
         (["lost", "end", "ready"], True),
