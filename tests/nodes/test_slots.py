@@ -27,7 +27,7 @@ ATTEMPTS = scaled(1_000, 100)
 HOSTILE = 20_000
 LIMITS = (
     *("routing.ASK_WITHIN_S", "routing.ASK_OF_CALL_WITHIN_S", "exchange.ASK_OF_CALL_WITHIN_S"),
-    *("exchange.PLACE_WITHIN_S", "exchange.READ_WITHIN_S", "directory.SILENT_S", "directory.ISOLATED_S"),
+    *("exchange.PLACE_WITHIN_S", "exchange.READ_WITHIN_S", "directory.SILENT_S", "directory.ECHO_WITHIN_S"),
 )
 
 
