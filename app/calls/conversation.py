@@ -27,7 +27,7 @@ class ConversationHeader:
 
     `checkpoint` is the engine's digest. `prompt` is the one-time prompt that the call began with, None if it has none
     or that of its persona, which is known by `call.prompt`. `began_s` is when the call got its first slot, in seconds
-    since 1970, 0 if that is not known.
+    since 1970, 0 if that is not known, `record` whether a recording was asked for.
     """
 
     checkpoint: str = ""
@@ -36,6 +36,7 @@ class ConversationHeader:
     seed: int | None = None
     prompt: PreparePrompt | None = None
     began_s: float = 0.0
+    record: bool = False
 
     def age_s(self, wall_s: float) -> float:
         """Return how long ago the call began; 0 if it began in the future of another node's clock."""

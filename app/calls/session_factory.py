@@ -71,8 +71,8 @@ class SessionFactory:
         sampling = tuple(dict(chosen.call.sampling + request.sampling).items())
         seed = self.settings.sampling.seed if request.seed is None else request.seed
         persona = replace(chosen.call, sampling=sampling)
-        header = ConversationHeader(self.checkpoint(), chosen.name, persona, seed, chosen.prompt, time.time())
-        return Conversation(header)
+        known = self.checkpoint(), chosen.name, persona, seed, chosen.prompt, time.time(), request.record
+        return Conversation(ConversationHeader(*known))
 
     def _limits(self, request: VoiceRequest, greeting: str, comes_back: bool) -> CallLimits:
         calls, most, wanted = self.settings.calls, self.settings.greeting_steps, request.greeting_frames

@@ -146,7 +146,12 @@ class Exchange:
         self._member.own(request.call, max(request.epoch, epoch + 1))
         if conversation:
             self._member.on_moved(request.call, request.came_from, conversation.steps)
-            known = VoiceRequest(caller=form.caller, called=form.called, direction=form.direction)
+            known = VoiceRequest(
+                caller=form.caller,
+                called=form.called,
+                direction=form.direction,
+                record=conversation.header.record,
+            )
             self._manager.restore(request.call, conversation, known)
         return self._router.put_through(form, request.token, again)
 

@@ -50,6 +50,7 @@ class _Header(BaseModel):
     seed: int | None = None
     prompt: _Prompt | None = None
     began_s: Annotated[float, Field(ge=0)] = 0.0
+    record: bool = False
     resumed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
 
 
@@ -66,6 +67,7 @@ def write_header(header: ConversationHeader, resumed: int) -> bytes:
         seed=header.seed,
         prompt=prompt,
         began_s=header.began_s,
+        record=header.record,
         resumed=resumed,
     )
     body = record.model_dump_json().encode()
@@ -82,7 +84,8 @@ def _write_prompt(prompt: PreparePrompt) -> _Prompt:
 def _read_header(record: _Header) -> ConversationHeader:
     call = CallPersona(record.greeting, record.listens, record.prompt_key, record.sampling)
     prompt = _read_prompt(record.prompt) if record.prompt else None
-    return ConversationHeader(record.checkpoint, record.persona, call, record.seed, prompt, record.began_s)
+    known = record.checkpoint, record.persona, call, record.seed, prompt, record.began_s, record.record
+    return ConversationHeader(*known)
 
 
 def _read_prompt(prompt: _Prompt) -> PreparePrompt:

@@ -38,7 +38,7 @@ class Logs:
         self.reads.append(asyncio.Event())
         if not self.are_read:
             await self.reads[-1].wait()
-        header = ConversationHeader(self._checkpoint, "", CallPersona())
+        header = ConversationHeader(self._checkpoint, "", CallPersona(), record=True)
         return (3, Conversation(header, bytearray(4 * STEP_TOKENS))) if call in self._calls else (0, None)
 
 
@@ -92,6 +92,7 @@ async def test_a_second_webhook_of_a_moved_call_whose_log_is_read_slower_leaves_
         assert isinstance(twiml.parse(await slower or "")[0], twiml.Connect)
         assert not call.over
         assert node.member.epoch(ANN) == 5
+        assert call.request.record, "as make-call asked of the node that had the call"
 
 
 def waits(node: Node, *callers: CallSid) -> list[CallSid]:

@@ -9,7 +9,8 @@ from app.calls.conversation import STEP_BYTES, Conversation, ConversationHeader
 from app.cluster.token_log import MOST_BATCHED, LogCursor, LogReader
 from workers.messages import FRAME_SAMPLES, CallPersona, PreparePrompt
 
-HEADER = ConversationHeader("digest", "ada", CallPersona("Hello.", True, "key", (("text_top_k", 5.0),)), 7, None, 1.8e9)
+ADA = CallPersona("Hello.", True, "key", (("text_top_k", 5.0),))
+HEADER = ConversationHeader("digest", "ada", ADA, 7, None, 1.8e9, True)
 
 
 def tokens(first: int, count: int, seed: int = 0) -> bytes:
