@@ -1,4 +1,4 @@
-"""Some messages and forms each time, 100,000 with `make test-slow`; `python -m tests.fuzz COUNT` tries any number."""
+"""Some messages and forms each time, 200,000 with `make test-slow`; `python -m tests.fuzz COUNT` tries any number."""
 
 import gc
 import logging
@@ -69,7 +69,7 @@ def test_whatever_is_asked_nobody_gets_in_unsigned_and_nothing_is_raised(routes:
 @pytest.mark.slow
 def test_of_many_messages_none_does_harm(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)  # pytest would keep every warning
-    assert "nothing raised" in fuzz(scaled(100_000))
+    assert "nothing raised" in fuzz(scaled(200_000))
 
 
 @pytest.mark.slow
@@ -123,7 +123,7 @@ def test_of_many_messages_of_chats_none_does_harm_and_memory_is_flat(
 ) -> None:
     """Memory is looked at from the middle on: at first caches fill, and the records of the last calls."""
     caplog.set_level(logging.CRITICAL)  # pytest would keep every warning
-    one, held_mib, total = side(), list[float](), scaled(100_000, 4_000)
+    one, held_mib, total = side(), list[float](), scaled(200_000, 4_000)
     seed = 0
     for share in (0.5, 1.0):
         while one.counts["messages"] < share * total:

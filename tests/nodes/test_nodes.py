@@ -138,7 +138,7 @@ async def test_a_nats_server_of_three_is_killed_and_nobody_notices(tmp_path: Pat
 
 
 async def test_a_rolling_restart_of_three_nodes_drops_no_call_and_leaves_none_behind(tmp_path: Path) -> None:
-    some, rest_s = range(scaled(24, 9)), scaled(25, 1)  # longer than anybody keeps a slot for a call
+    some, rest_s = range(scaled(24, 9)), scaled(50, 1)
     async with cluster(tmp_path, MAX_CALLS="20") as nodes:
         old = [*nodes.nodes.values()]
         nodes.start_calls(some)
